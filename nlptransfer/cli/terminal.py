@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Explanation, PartState
+    from nlptransfer.data import Labels
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
 
@@ -28,8 +29,8 @@ VERDICTS = {
     "hurts": "the source hurts",
     "no evidence": "no evidence that the source helps",
 }
-MOST_WORDS = 10
-"""Words of an explanation that are shown."""
+MOST_WORDS, MOST_LABELS = 10, 20
+"""Words of an explanation, and labels of a classifier's scores, that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -170,6 +171,31 @@ def show_comparison(result: "ComparisonResult") -> None:
     _say_next(result.folder, None if result.recommended is None else result.first_run(result.recommended))
 
 
+def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: str) -> None:
+    """Print the table of a classifier's scores, and that of its labels, those that it knows worst first."""
+    from nlptransfer.evaluation import default_metric, judged_labels
+
+    per_class, metric = scores["per_class"], default_metric(labels)
+    judged = judged_labels(scores)
+    say(f"{data}: scores on {rows:,} rows" + (f", which have {judged}" if judged else ""))
+    names = [metric, *(name for name, value in scores.items() if isinstance(value, float) and name != metric)]
+    hidden = {"subset_accuracy", *(f"{rate}_weighted" for rate in ("f1", "precision", "recall"))}
+    if not labels.multi_label:
+        # Of one label a row they are the accuracy.
+        hidden |= {f"{rate}_micro" for rate in ("f1", "precision", "recall")}
+    values = [(_score_name(name), _score(scores, name)) for name in names if name not in hidden]
+    _print_table(("score", "value (95%)"), values)
+    found = [(name, one) for name, one in per_class.items() if one["support"]]
+    found.sort(key=lambda pair: pair[1]["f1"])
+    rates = [
+        (name, *(f"{one[rate]:.3f}" for rate in ("f1", "precision", "recall")), f"{one['support']:,}")
+        for name, one in found[:MOST_LABELS]
+    ]
+    _print_table(("label", ">F1", ">precision", ">recall", ">rows"), rates, folds_first=True)
+    if (more := len(found) - MOST_LABELS) > 0:
+        say(f"and {more:,} labels with a higher F1: --json prints all")
+
+
 def show_ranking(ranking: "Ranking") -> None:
     """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
     from nlptransfer.results import REPORT
@@ -307,7 +333,7 @@ def _say_next(folder: Path, run: "RunResult | None") -> None:
 
 def _score_name(metric: str) -> str:
     rate, _, mean = metric.partition("_")
-    return f"{mean} F1" if rate == "f1" else metric.replace("_", " ")
+    return f"{mean} F1" if rate == "f1" and mean else metric.replace("_", " ")
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> str:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -202,7 +204,7 @@ def test_predict_writes_all_or_nothing(command_line, run, tmp_path):
 
 def test_evaluate(command_line, run, remarks_folder, tmp_path):
     rows = remarks_folder / "test.jsonl"
-    ended = command_line(main, "evaluate", run.folder, rows, "--metric", "matthews_correlation")
+    ended = command_line(main, "evaluate", run.folder, rows, "--metric", "matthews_correlation", "--json")
     assert ended.code == 0 and ended.err.startswith(f"{rows}: text from 'text' (") and ended.err.count("\n") == 1
     scores = json.loads(ended.out)
     assert scores["accuracy"] == run.metrics["accuracy"] and scores["mcc"] == scores["matthews_correlation"]
@@ -210,6 +212,23 @@ def test_evaluate(command_line, run, remarks_folder, tmp_path):
     assert command_line(main, *call).out == ""
     per_class = json.loads((tmp_path / "scores.json").read_text())["per_class"]
     assert sum(each["support"] for each in per_class.values()) == 20
+
+
+def test_evaluate_shows_a_table_and_warns_of_training_rows(command_line, run, several, remarks_folder, tickets_file):
+    ended = command_line(main, "evaluate", run.folder, remarks_folder / "test.jsonl")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert lines[1].startswith("score value (95%)") and lines[3].startswith(f"accuracy {run.metrics['accuracy']:.3f} [")
+    assert "label F1 precision recall rows" in lines and "warning" not in ended.err
+    for model in (run.folder, run.folder / "model"):
+        ended = command_line(main, "evaluate", model, remarks_folder, "--split", "train")
+        rows = run.data.rows["train"]
+        # The rows of the calibration are split off these.
+        assert re.search(rf"warning: about (\d+) of these \1 rows were used in training", ended.err), (rows, ended.err)
+    shutil.copytree(run.folder / "model", remarks_folder.parent / "alone" / "model")
+    ended = command_line(main, "evaluate", remarks_folder.parent / "alone", remarks_folder, "--split", "train")
+    assert ended.code == 0 and "warning" not in ended.err
+    ended = command_line(main, "evaluate", several.folder, tickets_file)
+    assert ended.out.splitlines()[3].startswith("micro F1") and "rows were used in training" in ended.err
 
 
 # vectors
