@@ -118,9 +118,8 @@ def test_two_processes_learn_a_language_as_one(runs, by):
         assert mine == pytest.approx(theirs, abs=1e-5)
 
 
-def test_files_and_progress_come_from_the_main_process_alone(runs):
-    folder, said, _ = runs
-    assert said.count("16/16") == 1
+def test_files_come_from_the_main_process_alone(runs):
+    folder, _, _ = runs
     # An event file's name ends in its writer's process id and a count.
     assert len({path.name.split(".")[-2] for path in (folder / "2" / "one" / "logs").rglob("events.out*")}) == 1
     (saved,) = (folder / "2" / "one" / "checkpoints").iterdir()
@@ -262,7 +261,7 @@ def test_a_killed_process_takes_the_run_down_and_it_goes_on_by_all_processes(run
     done = ended(start(*LAUNCH, ROOT / "recipes" / "topics.py", *call, "--output-dir", out))
     assert done.code == 0, done.err
     assert done.out.count("word2vec ") == done.out.count(f"written: {out}") == 1
-    assert done.err.count(f"-> {out}") == done.err.count("84/84") == 1
+    assert done.err.count(f"-> {out}") == done.err.count("epoch 12 of 12 trained in") == 1
     one, two = (RunResult.load(runs[0] / count / "cnn") for count in "12")
     resumed = RunResult.load(out)
     assert resumed.processes == 2

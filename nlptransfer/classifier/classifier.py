@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import distributed
 from nlptransfer.classifier.explain import Explanation, explained
 from nlptransfer.classifier.onnx_export import export_onnx
 from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
@@ -42,7 +40,7 @@ from nlptransfer.evaluation import confidence, predicted, score_predictions, to_
 from nlptransfer.files import atomic_folder, scratch_folder, temporary_root
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import SharedBase, announce, find_device, predict_logits, set_threads, without_capture
-from nlptransfer.progress import progress_bar
+from nlptransfer.progress import no_progress, progress_bar
 from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fill
 from nlptransfer.storage import storage_errors
@@ -77,16 +75,22 @@ class Classifier:
         self.__dict__.update(state)
         announce(self.model)
 
-    def logits(self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None) -> np.ndarray:
-        """Return logits, (texts, labels) float32; with ``share`` all processes call this, and each works on a part."""
-        return self._logits_of_normalized(normalize(self.normalization, texts), share=share, batch_size=batch_size)
+    def logits(
+        self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None, shown: str | None = None
+    ) -> np.ndarray:
+        """Return logits, (texts, labels) float32; with ``share`` all processes call this, and each works on a part.
+
+        ``shown`` is what the progress calls this, if it shows it.
+        """
+        options: Any = {"share": share, "batch_size": batch_size, "shown": shown}
+        return self._logits_of_normalized(normalize(self.normalization, texts), **options)
 
     def _logits_of_normalized(
-        self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None
+        self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None, shown: str | None = None
     ) -> np.ndarray:
         set_threads()
         rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
-        return predict_logits(self.model, rows, share=share, batch_size=batch_size)
+        return predict_logits(self.model, rows, share=share, batch_size=batch_size, shown=shown)
 
     def probabilities(self, texts: Sequence[str], batch_size: Count | None = None) -> np.ndarray:
         """Return probabilities, (texts, labels): rows sum to 1, or each is by itself with several labels at once."""
@@ -118,7 +122,12 @@ class Classifier:
             TrainingError: not enough memory for one text.
         """
         options |= {"text_column": text_column, "min_confidence": min_confidence, "batch_size": batch_size}
-        return list(self.stream(texts, **options))
+        with progress_bar("predicting", len(texts) if isinstance(texts, list) else None) as bar:
+            found = list[Prediction]()
+            for rows in self.batches(texts, **options):
+                found += rows
+                bar.advance(len(rows.texts))
+            return found
 
     def stream(self, texts: Any, **options: Any) -> Iterator[Prediction]:
         """Predict one text after the other; what is read is a file, or an iterable, at its own pace.
@@ -160,9 +169,9 @@ class Classifier:
             StorageError: it cannot be written; nothing of it is left.
         """
         path, rows = check_output(output, texts), self._predicted(texts, **options)
-        show = advance is None and distributed.is_main() and log.isEnabledFor(logging.INFO)
-        with open_output(path, raw_cells) as writer, progress_bar(show) as bar:
-            advance = advance or partial(bar.advance, bar.add_task("predicting", total=None))
+        hidden = no_progress(advance is not None)
+        with open_output(path, raw_cells) as writer, hidden, progress_bar("predicting") as bar:
+            advance = advance or bar.advance
             names = dict[str, str]()
             for table, predicted in rows:
                 added = predicted.columns(top_k=top_k, all_scores=all_scores)
@@ -227,7 +236,12 @@ class Classifier:
         A text of n words takes n passes through the model, but for a linear head on word vectors, which is a sum.
         A ``label`` that the classifier does not know is a SettingError.
         """
-        return [explained(self, text, label) for text in texts]
+        found = []
+        with progress_bar("explaining", len(texts)) as bar:
+            for text in texts:
+                found.append(explained(self, text, label))
+                bar.advance()
+        return found
 
     def evaluate(
         self,
@@ -251,7 +265,8 @@ class Classifier:
 
     def score(self, split: Split, further: Sequence[str] = (), batch_size: Count | None = None) -> dict[str, Any]:
         """Return scores with intervals on a split."""
-        probabilities = self.probabilities(split.texts, batch_size)
+        logits = self.logits(split.texts, batch_size=batch_size, shown="scoring")
+        probabilities = to_probabilities(logits, self.labels)
         return score_predictions(split.targets, probabilities, self.labels, thresholds=self.thresholds, metrics=further)
 
     def merge(self) -> "Classifier":

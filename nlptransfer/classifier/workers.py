@@ -17,7 +17,7 @@ from nlptransfer.claims import Claim, Claims, clear
 from nlptransfer.classifier.parts import Part, PartState, Plan, plan_parts
 from nlptransfer.errors import DataError, NlpTransferError, TrainingError, abridged
 from nlptransfer.models import share_cores
-from nlptransfer.progress import progress_bar
+from nlptransfer.progress import Bar, no_progress, shown
 from nlptransfer.settings import Count, Positive, check, check_arguments
 
 log = logging.getLogger("nlptransfer")
@@ -76,7 +76,7 @@ def predict_parts(
     left = replace(plan, parts=tuple(state.part for state in states if state.status != "done"))
     report = _Report(left, len(states))
     try:
-        with report.bar:
+        with shown(report.bar):
             if processes > 1 and left.parts:
                 _by_processes(left, claim_minutes * 60, processes, report)
             else:
@@ -204,16 +204,12 @@ class _Report:
     """What is said of all workers: a bar in a terminal, and a line of the log for each part."""
 
     def __init__(self, plan: Plan, parts: int) -> None:
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-
         self.plan, self.parts = plan, parts
         sizes = [part.source.stat().st_size if part.source.exists() else 0 for part in plan.parts]
         self._sizes, self._shares, self._texts = sizes, [0.0] * len(sizes), [0] * len(sizes)
         self._failed: set[int] = set()
         self._begun: float | None = None
-        show = os.environ.get("RANK", "0") == "0" and log.isEnabledFor(logging.INFO)
-        self.bar = progress_bar(show, TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-        self._task = self.bar.add_task("", total=sum(sizes))
+        self.bar = Bar(self.said, sum(sizes), unit="")
 
     @property
     def is_complete(self) -> bool:
@@ -240,7 +236,8 @@ class _Report:
                 log.warning("failed, and the others go on: %s", event.failure)
             elif texts := self._texts[number]:
                 log.info("%s: %s texts; %s done%s", self.plan.parts[number].output, f"{texts:,}", self.said, pace)
-        self.bar.update(self._task, completed=self._bytes, description=f"{self.said}{pace}")
+        self.bar.say(f"predicting, {self.said}")
+        self.bar.advance(self._bytes - self.bar.done, texts=event.texts)
 
     @property
     def _bytes(self) -> float:
@@ -320,7 +317,8 @@ def _process(plan: Plan, seconds: float, number: int, count: int, level: int, ev
     log.setLevel(level)
     try:
         share_cores(count)
-        _Worker(plan, seconds, events.send, number, count, number).work()
+        with no_progress():
+            _Worker(plan, seconds, events.send, number, count, number).work()
     except NlpTransferError as error:
         events.send(error)
     except (KeyboardInterrupt, BrokenPipeError):  # nobody listens: the first process was killed

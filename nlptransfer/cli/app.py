@@ -92,11 +92,14 @@ def comparing(data_default: Any) -> Callable[..., None]:
         ] = None,
         revision: opt.Revision = None,
         seeds: opt.Seeds = 3,
-        trials: Annotated[int, opt.option(opt.TRAINING, "settings that a candidate tries on validation")] = 1,
+        trials: Annotated[
+            int, opt.option(opt.TRAINING, "settings that a candidate tries on validation", metavar="N")
+        ] = 1,
         max_minutes: Annotated[
-            float | None, opt.option(opt.TRAINING, "leave out candidates that would not fit", default="no limit")
+            float | None,
+            opt.option(opt.TRAINING, "leave out candidates that would not fit", metavar="X", default="no limit"),
         ] = None,
-        delta: Annotated[float, opt.option(opt.TRAINING, "a loss in score that does not matter")] = 0.01,
+        delta: Annotated[float, opt.option(opt.TRAINING, "a loss in score that does not matter", metavar="X")] = 0.01,
         sizes: Annotated[
             str | None, opt.option(opt.TRAINING, "labeled rows of a learning curve", metavar="N,N,...")
         ] = None,
@@ -150,7 +153,7 @@ def rank_verb(
         str | None, opt.option(opt.TRANSFER, "data sets whose gain is estimated", metavar="X,Y,...")
     ] = None,
     revision: opt.Revision = None,
-    max_rows: Annotated[int, opt.option(opt.DATA_PANEL, "most training rows that are looked at")] = 1000,
+    max_rows: Annotated[int, opt.option(opt.DATA_PANEL, "most training rows that are looked at", metavar="N")] = 1000,
     output_dir: opt.OutputDir = None,
     overwrite: opt.Overwrite = False,
     take_lock: opt.TakeLock = False,
@@ -288,7 +291,7 @@ def evaluate_verb(
         )
 
 
-@app.command("bases")
+@app.command("bases", epilog=opt.examples("bases"))
 def bases_verb() -> None:
     """List the encoders and word vectors that Python packages hold: no hub is needed for them."""
     from nlptransfer.cli.terminal import show_bases

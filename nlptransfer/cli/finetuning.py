@@ -24,18 +24,22 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         max_train_rows: opt.MaxTrainRows = None,
         route: Annotated[
             str | None,
-            opt.option(opt.TRAINING, "how the model learns", metavar="|".join(ROUTES), default=DEFAULT_ROUTE),
+            opt.option(
+                opt.TRAINING, f"how the model learns: {', '.join(ROUTES)}", metavar="NAME", default=DEFAULT_ROUTE
+            ),
         ] = None,
         base: opt.Base = None,
         revision: opt.Revision = None,
         num_train_epochs: Annotated[
-            int | None, opt.option(opt.TRAINING, "passes over the training rows", default="by route and rows")
+            int | None,
+            opt.option(opt.TRAINING, "passes over the training rows", metavar="N", default="by route and rows"),
         ] = None,
         learning_rate: Annotated[
-            float | None, opt.option(opt.TRAINING, "highest learning rate", default="by route")
+            float | None, opt.option(opt.TRAINING, "highest learning rate", metavar="X", default="by route")
         ] = None,
         seed: Annotated[
-            int | None, opt.option(opt.TRAINING, "moves initialization and data order, never a split", default="0")
+            int | None,
+            opt.option(opt.TRAINING, "moves initialization and data order, never a split", metavar="N", default="0"),
         ] = None,
         settings: opt.Set = None,
         source: Annotated[
@@ -66,7 +70,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         fallback: Annotated[
             bool, opt.option(opt.TRANSFER, "go without a source that does not help", "--fallback")
         ] = False,
-        seeds: Annotated[int | None, opt.option(opt.TRANSFER, "seeds of the verdict", default="3")] = None,
+        seeds: Annotated[int | None, opt.option(opt.TRANSFER, "seeds of the verdict", metavar="N", default="3")] = None,
         sizes: Annotated[
             str | None,
             opt.option(opt.TRANSFER, "measure the gain with these numbers of target rows", metavar="N,N,..."),
@@ -166,7 +170,7 @@ def _curves_and_show(
     # What the many runs have to say would bury the gains.
     logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
     for curve in curves:
-        config = {"source": None, "progress": False, **curve}
+        config = {"source": None, **curve}
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
             if config.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")

@@ -32,9 +32,9 @@ Base = Annotated[
     str | None,
     option(
         TRAINING,
-        "encoder (hub id or folder) or file of word vectors; auto: the best of those that packages hold",
+        "encoder (hub id or folder), file of word vectors, or auto for the best at hand",
         metavar="BASE",
-        default="the first that nlptransfer bases lists",
+        default="the first of nlptransfer bases",
     ),
 ]
 Revision = Annotated[str | None, option(TRAINING, "commit, branch or tag of a base on the hub", metavar="NAME")]
@@ -55,8 +55,8 @@ OutputDir = Annotated[
 ]
 Overwrite = Annotated[bool, option(OUTPUT, "throw away what was made there with other settings", "--overwrite")]
 TakeLock = Annotated[bool, option(OUTPUT, "work there although another machine has its lock", "--take-lock")]
-Seeds = Annotated[int, option(TRAINING, "runs of each that is trained")]
-MaxTrainRows = Annotated[int | None, option(DATA_PANEL, "most labeled rows to learn from", default="all")]
+Seeds = Annotated[int, option(TRAINING, "runs of each that is trained", metavar="N")]
+MaxTrainRows = Annotated[int | None, option(DATA_PANEL, "most labeled rows to learn from", metavar="N", default="all")]
 Set = Annotated[
     list[str] | None, option(TRAINING, "any setting that nlptransfer settings lists", "--set", metavar="KEY=VALUE")
 ]
@@ -115,20 +115,17 @@ def reads(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callabl
     return decorate
 
 
-METAVARS = {"integer": "N", "float": "X", "path": "PATH", "text": "TEXT"}
-
-
 class Verb(TyperCommand):
     """A command that can be stopped, and refuses an option that is given twice and holds one value.
 
-    The last would win in silence. In its help an option without a name for its value has a short one.
+    The last would win in silence. In its help an option without a value has none, and --help stands with the others.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         for one in self.params:
-            if one.param_type_name == "option" and one.metavar is None and not hasattr(one.type, "choices"):
-                one.metavar = "" if one.is_flag else METAVARS[one.type.name]
+            if one.param_type_name == "option" and one.is_flag:
+                one.metavar = ""
 
     def get_help_option(self, ctx: Any) -> Any:
         found = super().get_help_option(ctx)

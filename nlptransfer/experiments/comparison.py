@@ -17,6 +17,7 @@ from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.hub import base_for
+from nlptransfer.progress import with_progress
 from nlptransfer.results import (
     COMPARISON,
     CandidateResult,
@@ -24,6 +25,7 @@ from nlptransfer.results import (
     DataSummary,
     at_work,
     claim,
+    command_of,
     decisive,
     is_comparison,
     plain,
@@ -34,6 +36,7 @@ from nlptransfer.settings import Count, Positive, Share, check, check_arguments,
 from nlptransfer.training import Augment, TrainingSettings
 
 
+@with_progress
 def compare(
     data: Any,
     *,
@@ -81,6 +84,7 @@ def compare(
         RunFolderError: the folder holds a comparison with other settings, or other files, or another process works
             in it.
     """
+    repeat = command_of(compare, locals())
     routes = [*BASELINES, *ROUTES] if routes is None else routes
     numbers = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
     check_arguments(compare, **numbers)
@@ -125,6 +129,7 @@ def compare(
                 metric=metric,
                 machine=machine(),
                 versions=versions(),
+                repeat=repeat,
                 candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
             )
         if not is_finished:

@@ -30,6 +30,7 @@ from nlptransfer.experiments.baselines import MAJORITY
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, labeled_rows, without_test
 from nlptransfer.experiments.environment import watched_memory
 from nlptransfer.experiments.tuning import Space
+from nlptransfer.progress import progress_bar
 from nlptransfer.results import (
     CANDIDATES,
     CURVE,
@@ -112,9 +113,12 @@ class ComparisonRun:
 
     def run(self) -> ComparisonResult:
         self._save()
-        for candidate in self.candidates:
-            if self.result.candidate(candidate.name).status == "waiting":
-                self._try_candidate(candidate)
+        with progress_bar("comparing", len(self.candidates), "candidates") as bar:
+            for candidate in self.candidates:
+                bar.say(f"comparing: {candidate.name}")
+                if self.result.candidate(candidate.name).status == "waiting":
+                    self._try_candidate(candidate)
+                bar.advance()
         finished = [one for one in self.candidates if self.result.candidate(one.name).status == "finished"]
         known = {(point.candidate, point.size) for point in self.result.curve}
         for size, data in self.subsets.items():

@@ -24,6 +24,7 @@ from nlptransfer.experiments.ranking import frozen_settings
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.hub import find_base
 from nlptransfer.memo import shared_work
+from nlptransfer.progress import progress_bar, with_progress
 from nlptransfer.results import (
     AUDIT,
     DROPPABLE,
@@ -36,6 +37,7 @@ from nlptransfer.results import (
     begin_run,
     checked,
     claim,
+    command_of,
     plain,
     run_folder,
 )
@@ -57,6 +59,7 @@ FINDERS: dict[str, Callable[[AuditRows], Section]] = {
 """What answers each question, in the order of QUESTIONS."""
 
 
+@with_progress
 def audit(
     data: Any,
     *,
@@ -66,6 +69,7 @@ def audit(
     overwrite: bool = False,
     take_lock: bool = False,
     report: bool = True,
+    progress: bool = True,
     clean_to: str | Path | None = None,
     drop: Sequence[str] = DROPPED,
     **settings: Any,
@@ -83,6 +87,7 @@ def audit(
         overwrite: whether an audit with other data or settings in that folder is deleted.
         take_lock: as :func:`finetune` has it.
         report: whether report.html is written.
+        progress: whether bars show how far it is.
         clean_to: a file (.csv, .tsv, .jsonl, .parquet) that gets the rows that ``drop`` leaves, with all columns of the
             source; or a folder that gets a file of each split, so that these stay as they are: for a source with
             splits it must be one.
@@ -95,6 +100,7 @@ def audit(
         RunFolderError: the folder holds an audit of other data or settings, or other files, or another process works
             in it.
     """
+    repeat = command_of(audit, locals())
     checked("drop", drop, DROPPABLE)
     reading, route = frozen_settings(settings)
     opened = open_source(data, reading)
@@ -133,6 +139,7 @@ def audit(
                 sections=_sections(rows),
                 machine=machine(),
                 versions=versions(),
+                repeat=repeat,
                 rows=loaded,
             )
             distributed.on_main(result.save)
@@ -145,10 +152,12 @@ def audit(
 
 def _sections(rows: AuditRows) -> dict[str, Section]:
     sections = {}
-    with shared_work():
+    with shared_work(), progress_bar("auditing", len(FINDERS), "questions") as bar:
         for number, (name, find) in enumerate(FINDERS.items(), 1):
             log.info("audit, %d of %d: %s", number, len(FINDERS), QUESTIONS[name])
+            bar.say(f"auditing: {name.replace('_', ' ')}")
             sections[name] = find(rows)
+            bar.advance()
     return sections
 
 

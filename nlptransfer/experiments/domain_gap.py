@@ -26,7 +26,7 @@ from nlptransfer.experiments.finetuning import finetune
 from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.memo import shared_work
-from nlptransfer.progress import progress_bar
+from nlptransfer.progress import progress_bar, with_progress
 from nlptransfer.results import GAP, RunResult, at_work
 from nlptransfer.routes import FROZEN_ROUTE, Route
 from nlptransfer.settings import Count, check_arguments, fields_of, fill
@@ -83,6 +83,7 @@ def side_by_side(jobs: Count) -> Iterator[Executor | None]:
             raise
 
 
+@with_progress
 def close_the_gap(
     domains: Sequence[str | Path],
     *,
@@ -113,6 +114,7 @@ def close_the_gap(
         oracle: whether there is one; without it nobody knows how wide the gap is.
         output_dir: of the runs, and of gap.json. The same call resumes what was interrupted. No models are kept.
         take_lock: as :func:`finetune` has it.
+        progress: whether a bar shows how far it is.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
         **settings: of all runs; ``max_train_rows`` is of the source's rows too.
     """
@@ -144,7 +146,7 @@ def close_the_gap(
             plans[ORACLE, (source, target)] = _Plan(place / f"{target}-oracle", folders[target], None, call)
     with at_work(place, take_lock):
         title = " ".join([route if isinstance(route, str) else route.name, str(settings.get("head_type", ""))]).strip()
-        runs = _all_runs(plans, seeds, workers, title, progress)
+        runs = _all_runs(plans, seeds, workers, title)
         right = {
             name: [np.array([run.predictions["test"].right for run in runs[name, pair]]) for pair in pairs]
             for name in [*variants, *([ORACLE] if oracle else [])]
@@ -186,7 +188,7 @@ class _Plan:
 
 
 def _all_runs(
-    plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, title: str, progress: bool
+    plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, title: str
 ) -> dict[tuple[str, Pair], list[RunResult]]:
     # What a pair's runs have in common is made once. Pairs with the same target share its oracle.
     groups: dict[Any, dict[Path, _Plan]] = {}
@@ -199,9 +201,10 @@ def _all_runs(
     else:
         waiting = [workers.submit(_together, group, seeds) for group in groups.values()]
         done = (future.result() for future in as_completed(waiting))
-    with progress_bar(progress and distributed.is_main()) as bar:
-        for runs in bar.track(done, len(groups), description=title):
+    with progress_bar(title, len(groups), "groups of runs") as bar:
+        for runs in done:
             made |= runs
+            bar.advance()
             for folder, by_seed in runs.items():
                 log.info("%s: %s", folder.name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in by_seed))
     return {key: made[plan.folder] for key, plan in plans.items()}

@@ -21,7 +21,8 @@ from nlptransfer.experiments.source import load_source, saved_classifier, weight
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
 from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
-from nlptransfer.results import GAINS, GainCurve, RunConfig, RunResult, at_work, plain
+from nlptransfer.progress import progress_bar, with_progress
+from nlptransfer.results import GAINS, GainCurve, RunConfig, RunResult, at_work, command_of, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
@@ -30,6 +31,7 @@ from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
 log = logging.getLogger("nlptransfer")
 
 
+@with_progress
 def finetune(
     data: Any,
     *,
@@ -92,6 +94,7 @@ def finetune(
         RunFolderError: the folder holds a run with other settings, or other files, or another process works in it.
         TrainingError: the loss is no longer a number.
     """
+    repeat = command_of(finetune, locals())
     started = time.monotonic()
     plan = _Plan.of(
         data,
@@ -104,6 +107,7 @@ def finetune(
         unlabeled=unlabeled,
         further_metrics=further_metrics,
     )
+    plan = replace(plan, complete=partial(plan.complete, repeat=repeat))
     config = plan.config(plan.data_settings)
     base = _base_for(config)
     plan, config = replace(plan, complete=partial(plan.complete, base=base)), replace(config, base=base)
@@ -151,6 +155,7 @@ def _base_for(config: RunConfig) -> str | None:
     return base_for(config.base, config.revision, collections)
 
 
+@with_progress
 def gain_curve(
     data: Any,
     *,
@@ -182,8 +187,9 @@ def gain_curve(
     folder, gains = named_path(output_dir), GainCurve()
     whole = _Plan.of(data, source, settings, route=route, transfer=transfers[0], base=base, revision=revision)
     base = _base_for(whole.config(whole.data_settings))
-    with at_work(folder, take_lock):
+    with at_work(folder, take_lock), progress_bar("gains", len(sizes) * len(transfers), "gains") as bar:
         for size, transfer in product(sizes, transfers):
+            bar.say(f"gain with {size:,} rows")
             sized = {**settings, "max_train_rows": size}
             plan = _Plan.of(data, source, sized, route=route, transfer=transfer, base=base, revision=revision)
             check(not plan.transfer.label_free, "transfer", plan.transfer.name, "one that learns from target labels")
@@ -195,6 +201,7 @@ def gain_curve(
             log.info("%d rows, %s: %s", size, config.transfer.name, in_words(gain))
             if distributed.is_main():
                 write_json(folder / GAINS, gains)
+            bar.advance()
     return gains
 
 

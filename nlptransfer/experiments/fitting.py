@@ -233,6 +233,7 @@ class _VariantFit:
             learned_from[roles[0]],
             Examples(validation_rows, validation.targets),
             score=partial(first.score, validation.targets),
+            metric=first.metric,
             settings=self.settings,
             checkpoints=self.checkpoints,
             parameter_groups=route.parameter_groups(model),

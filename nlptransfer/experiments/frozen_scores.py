@@ -29,6 +29,7 @@ from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.task import Task
 from nlptransfer.hub import sampled_ids, unknown_share
 from nlptransfer.models import FeatureRows, layer_name, predict_logits
+from nlptransfer.progress import progress_bar
 from nlptransfer.results import EncoderRank, SourceRank
 from nlptransfer.routes import Built, Route
 from nlptransfer.training import Features, Head, HeadTask, TrainingSettings
@@ -72,7 +73,12 @@ class FrozenScores:
 
         They are compared by the loss, as the same rows tell more of it than of a score (Gneiting and Raftery 2007).
         """
-        scored = [one for base in bases for one in self._layers_of(route, base, revision, keep_layers)]
+        scored = []
+        with progress_bar("ranking", len(bases), "encoders") as bar:
+            for base in bases:
+                bar.say(f"ranking: {base.rpartition('/')[2]}")
+                scored += self._layers_of(route, base, revision, keep_layers)
+                bar.advance()
         (best, least), *others = sorted(scored, key=lambda one: (one[0].loss, -one[0].texts_per_second))
         ranks = [best]
         for rank, losses in others:

@@ -16,6 +16,7 @@ from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.source import load_source
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
+from nlptransfer.progress import with_progress
 from nlptransfer.results import (
     RANKING,
     DataSummary,
@@ -23,6 +24,7 @@ from nlptransfer.results import (
     Source,
     at_work,
     claim,
+    command_of,
     fastest_level,
     plain,
     run_folder,
@@ -40,6 +42,7 @@ READING = ("max_length", "long_text", "pooling", "prompt")
 """Settings of the route whose features are ranked."""
 
 
+@with_progress
 def rank(
     data: Any,
     *,
@@ -52,6 +55,7 @@ def rank(
     overwrite: bool = False,
     take_lock: bool = False,
     report: bool = True,
+    progress: bool = True,
     **settings: Any,
 ) -> Ranking:
     """Rank encoders, how many of their layers to keep, and sources, before any training.
@@ -71,6 +75,7 @@ def rank(
         overwrite: whether a ranking with other settings in that folder is deleted.
         take_lock: as :func:`finetune` has it.
         report: whether report.html is written.
+        progress: whether bars show how far it is.
         **settings: fields of DataSettings, and max_length, long_text, pooling and prompt of the route probe.
 
     Raises:
@@ -78,6 +83,7 @@ def rank(
         DataError, BaseModelError: what cannot be read, or rows too few to cross-validate.
         RunFolderError: the folder holds a ranking with other settings, or other files, or another process works in it.
     """
+    repeat = command_of(rank, locals())
     check_arguments(rank, max_rows=max_rows)
     layers = sorted(set(keep_layers))
     check(all(number >= 1 for number in layers), "keep_layers", keep_layers, "numbers of layers from 1")
@@ -117,6 +123,7 @@ def rank(
                 sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
                 machine=machine(),
                 versions=versions(),
+                repeat=repeat,
             )
             distributed.on_main(result.save)
         if report:

@@ -129,7 +129,9 @@ def _train_and_score(
         inputs = classifier.route.rows(classifier.model, classifier.tokenizer, texts, share=True)
         if rows < len(texts):
             inputs = SomeRows(inputs, np.arange(rows))
-        return to_probabilities(predict_logits(classifier.model, inputs, share=True), data.labels)
+        return to_probabilities(
+            predict_logits(classifier.model, inputs, share=True, shown=f"scoring {name}"), data.labels
+        )
 
     scores, predictions = score_splits(data, probabilities_of, classifier.thresholds, config.further_metrics)
     parameters = [*classifier.model.parameters()]
@@ -140,6 +142,7 @@ def _train_and_score(
         settings=plain(_settings(config, route, learned)),
         question=question,
         command=config.command(),
+        repeat=config.repeat,
         base=classifier.record["base"],
         scores=scores,
         cost=cost_of(fit, trainable, sum(one.numel() for one in parameters)),
@@ -156,7 +159,7 @@ def _train_and_score(
 
 
 def note_learned(config: RunConfig, folder: Path) -> None:
-    """Note the texts that a run has learned from, or was chosen by, as hashes: none of them is new to its classifier."""
+    """Note the texts that a run has learned from, or was chosen by, as hashes: none is new to its classifier."""
     sources = [] if config.source is None or config.source.data is None else [config.source.data]
     splits = [split for data in (config.data, *sources) for name, split in data.splits.items() if name != "test"]
     write_learned(folder, learned_hashes(chain.from_iterable(split.texts for split in splits)))
@@ -243,7 +246,7 @@ def _calibrated(config: RunConfig, route: Route, built: Built) -> tuple[Classifi
         return replace(classifier, thresholds=saved.thresholds if saved is not None else None), 1.0
     if not len(rows := data.calibration):
         return classifier, 1.0
-    logits = classifier.logits(rows.texts, share=True)
+    logits = classifier.logits(rows.texts, share=True, shown="calibrating")
     temperature, thresholds = calibrate(logits, rows, labels)
     with torch.no_grad():
         # In the weights, so that whatever loads the folder gives calibrated probabilities.

@@ -28,6 +28,8 @@ class Task:
     criterion: LabelLoss
     score: Callable[[np.ndarray, np.ndarray], float]
     """(targets, logits) -> score, higher is better"""
+    metric: str
+    """the score's name"""
     weights: np.ndarray | None = None
     """(training rows,) float32, besides those of the classes; None: all 1"""
     has_copies: bool = False
@@ -42,8 +44,9 @@ class Task:
         if data.train.weights is not None:
             weights = data.train.weights if weights is None else weights * data.train.weights
         of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
-        score = _scorer(data.labels, settings.metric_for_best_model)
-        return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), score, weights)
+        metric = known_score(settings.metric_for_best_model or default_metric(data.labels), data.labels)
+        criterion = LabelLoss(data.labels, of_classes, settings.label_smoothing)
+        return cls(data, criterion, _scorer(data.labels, metric), metric, weights)
 
     @classmethod
     def unlabeled(cls, data: Data) -> "Task":
@@ -53,7 +56,8 @@ class Task:
         shape = (count, labels.num_labels) if labels.multi_label else count
         unseen = np.full(shape, np.nan, np.float32) if labels.multi_label else np.full(shape, UNSEEN)
         texts = replace(data, train=Split([*data.unlabeled], unseen), validation=none, calibration=none)
-        return cls(texts, LabelLoss(labels), _scorer(labels, None))
+        metric = default_metric(labels)
+        return cls(texts, LabelLoss(labels), _scorer(labels, metric), metric)
 
     def beats_one_label(self, targets: np.ndarray, logits: np.ndarray) -> bool:
         """Tell whether surely more of these rows are right than if all were given the label most of them have.
@@ -104,11 +108,10 @@ def with_copies(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Task]
     return {**tasks, TARGET: task}
 
 
-def _scorer(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
-    name = known_score(metric or default_metric(labels), labels)
-    sign = 1.0 if higher_is_better(name) else -1.0
+def _scorer(labels: Labels, metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    sign = 1.0 if higher_is_better(metric) else -1.0
 
     def score(targets: np.ndarray, logits: np.ndarray) -> float:
-        return float(sign * score_predictions(targets, to_probabilities(logits, labels), labels, resamples=0)[name])
+        return float(sign * score_predictions(targets, to_probabilities(logits, labels), labels, resamples=0)[metric])
 
     return score

@@ -4,7 +4,6 @@ It knows texts, weights and the keys of the cache, not what learns from the feat
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import distributed, mapped
+from nlptransfer import mapped
 from nlptransfer.data import JOINT
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
@@ -27,8 +26,6 @@ from nlptransfer.models.rows import texts_of_rows
 from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of, token_blocks
 from nlptransfer.progress import progress_bar
 from nlptransfer.vectors import RESERVED
-
-log = logging.getLogger("nlptransfer")
 
 RECIPE = 2
 """Version of the computation; arrays of another one are computed again."""
@@ -96,16 +93,11 @@ def through(
 
     def parts() -> Iterator[Part]:
         tokens = encoded()
-        with progress_bar(distributed.is_main() and log.isEnabledFor(logging.INFO)) as bar:
-            task, done = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens)), 0
-
-            def counted(inputs: dict[str, Tensor]) -> Tensor:
-                values = function(inputs)
-                bar.advance(task, len(inputs["input_ids"]) * distributed.world_size())
-                return values
+        with progress_bar("encoding texts", len(tokens)) as bar:
+            done = 0
 
             def make(batches: Sequence[np.ndarray], order: np.ndarray, firsts: np.ndarray | None) -> np.ndarray:
-                values = np.concatenate(passed(model, counted, tokens, batches, share=True))[order]
+                values = np.concatenate(passed(model, function, tokens, batches, share=True, bar=bar))[order]
                 return values if firsts is None else window_means(values, firsts)
 
             for batches in _in_parts(planned(model, tokens), tokens):
@@ -117,7 +109,8 @@ def through(
                 name = json.dumps([batch.tolist() for batch in batches])
                 yield Part(name, rows, functools.partial(make, batches, order, firsts))
                 done += sum(map(len, batches))
-                bar.update(task, completed=done)
+                # What is in the cache counts as well.
+                bar.advance(done - bar.done)
 
     return cached_in_parts(key, parts)
 

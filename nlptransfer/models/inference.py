@@ -4,6 +4,7 @@ It knows batches, devices and processes, not what is computed."""
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from nlptransfer.models.batching import prediction_batches
 from nlptransfer.models.memory import is_out_of_memory, release
 from nlptransfer.models.partial import first_token_alone
 from nlptransfer.models.rows import Rows
+from nlptransfer.progress import Bar, progress_bar
 from nlptransfer.settings import check
 
 log = logging.getLogger("nlptransfer")
@@ -31,12 +33,15 @@ _most_tokens: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 Function = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
 
-def predict_logits(model: Any, rows: Rows, *, share: bool = False, batch_size: int | None = None) -> np.ndarray:
+def predict_logits(
+    model: Any, rows: Rows, *, share: bool = False, batch_size: int | None = None, shown: str | None = None
+) -> np.ndarray:
     """Compute the model's logits, (texts, labels) float32, also of no rows; see :func:`compute`."""
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
     with first_token_alone(model):
-        return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share, batch_size=batch_size)
+        function: Function = lambda inputs: model(**inputs).logits.float()  # noqa: E731
+        return compute(model, function, rows, share=share, batch_size=batch_size, shown=shown)
 
 
 def compute(
@@ -46,16 +51,18 @@ def compute(
     *,
     share: bool = False,
     batch_size: int | None = None,
+    shown: str | None = None,
 ) -> np.ndarray:
     """Compute a function of batches of one row or more, with the model in evaluation mode, in the order of the texts.
 
     ``function`` maps a batch of n rows, on the model's device, to (n, ...). With ``share`` all processes call this and
     work on a part each; everyone gets all rows. A batch has at most ``batch_size`` rows, and by default as many as the
-    device computes fastest; where memory runs out it is halved, and a TrainingError is raised for one row. Returns
-    (texts, ...), of windows the mean.
+    device computes fastest; where memory runs out it is halved, and a TrainingError is raised for one row. ``shown``
+    is what a bar of the progress is called, if there is to be one. Returns (texts, ...), of windows the mean.
     """
     batches = planned(model, rows, batch_size)
-    results = passed(model, function, rows, batches, share=share)
+    with progress_bar(shown, len(rows)) if shown is not None else nullcontext() as bar:
+        results = passed(model, function, rows, batches, share=share, bar=bar)
     every = np.empty((len(rows), *results[0].shape[1:]), results[0].dtype)
     for batch, values in zip(batches, results, strict=True):
         every[batch] = values
@@ -70,9 +77,19 @@ def planned(model: Any, rows: Rows, batch_size: int | None = None) -> list[np.nd
 
 
 def passed(
-    model: Any, function: Function, rows: Rows, batches: Sequence[np.ndarray], *, share: bool = False
+    model: Any,
+    function: Function,
+    rows: Rows,
+    batches: Sequence[np.ndarray],
+    *,
+    share: bool = False,
+    bar: Bar | None = None,
 ) -> list[np.ndarray]:
-    """Compute a function of these batches as :func:`compute` does; of n rows it may have any number of results."""
+    """Compute a function of these batches as :func:`compute` does; of n rows it may have any number of results.
+
+    The rows are counted on a ``bar``, with those that other processes are taken to have computed meanwhile.
+    """
+    results = []
     mine = batches[distributed.rank() :: distributed.world_size()] if share else batches
     # Sharded weights meet in every pass, so no process may make one pass fewer.
     sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
@@ -82,7 +99,10 @@ def passed(
     # Not inference_mode: what a model keeps from here, as rotary tables, may be trained with later.
     with torch.no_grad(), cpu.fast(model):
         try:
-            results = [_computed(model, function, rows, batch, halves=not sharded) for batch in [*mine, *idle]]
+            for batch in [*mine, *idle]:
+                results.append(_computed(model, function, rows, batch, halves=not sharded))
+                if bar is not None:
+                    bar.advance(len(batch) * (distributed.world_size() if share else 1))
             results = results[: len(mine)]
         finally:
             model.train(was_training)

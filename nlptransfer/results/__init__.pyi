@@ -15,6 +15,7 @@ from .comparison import RowsToReach as RowsToReach
 from .comparison import Trial as Trial
 from .config import RunConfig as RunConfig
 from .config import Source as Source
+from .config import command_of as command_of
 from .config import decisive as decisive
 from .config import run_folder as run_folder
 from .config import same_labels as same_labels

@@ -93,6 +93,8 @@ class Audit:
     versions: Mapping[str, str]
     rows: Data | None = field(default=None, repr=False)
     """what was audited; None where the audit was read from its folder alone"""
+    repeat: str = ""
+    """the command that asks for it; empty where data were passed that are no file"""
 
     copies = _Frame()
     """Rows whose text another row has, or nearly."""

@@ -162,6 +162,8 @@ class ComparisonResult(Tables):
     candidates: tuple[CandidateResult, ...]
     """in the order of cost"""
     finished: bool = False
+    repeat: str = ""
+    """the command that asks for it; empty where data were passed that are no file"""
     spent_seconds: float = 0.0
     """interrupted calls included"""
     pairs: tuple[PairDifference, ...] = ()

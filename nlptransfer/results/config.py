@@ -3,9 +3,10 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,10 @@ WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_ch
 """Settings that change nothing of what is learned: a run may be resumed with others."""
 
 
+_FILES = ("output_dir", "overwrite", "take_lock", "report", "save_model", "progress", "clean_to", "drop")
+"""Arguments that say where something is written, or what is shown, and nothing of what is made."""
+_REPEATED = ("source", "further_metrics")
+"""Options that name one value each, and are repeated."""
 _NAME_BYTES = 120
 """Most bytes of the data's name in a folder's, which file systems limit to 255."""
 
@@ -39,6 +44,41 @@ def run_folder(output_dir: str | Path | None, question: Mapping[str, Any], data:
     name = data.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore")
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
     return Path("runs") / "-".join([name, *parts, digest])
+
+
+def command_of(function: Callable[..., Any], call: Mapping[str, Any]) -> str:
+    """Return the command line of a call of a public function, with paths as they were passed.
+
+    ``call`` has its arguments by name. Where one of them is an object, as data in memory, there is no such line: "".
+    """
+    words, sets = ["nlptransfer", function.__name__], dict(call["settings"])
+    for name, parameter in signature(function).parameters.items():
+        value = call[name]
+        if name in (*_FILES, "settings") or value is None:
+            continue
+        if isinstance(value, (Route, Transfer)):
+            for part in value.parts if isinstance(value, Transfer) else (value,):
+                chosen = {one: getattr(part, one.name) for one in fields(cast(Any, part))}
+                sets |= {one.name: setting for one, setting in chosen.items() if setting != one.default}
+            value = value.name
+        if isinstance(value, (list, tuple)) and tuple(value) == parameter.default:
+            continue
+        several = isinstance(value, (list, tuple)) and name != "data"
+        if not all(isinstance(one, (str, Path, int, float)) for one in (value if several else [value])):
+            return ""
+        if value == parameter.default:
+            continue
+        option = f"--{'metric' if name == 'further_metrics' else name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option[2:]}")
+        elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
+            words.append(str(value))
+        elif several and name in _REPEATED:
+            words += [word for one in value for word in (option, str(one))]
+        else:
+            words += [option, as_text(value)]
+    sets = {name: value for name, value in sets.items() if name not in WITHOUT_EFFECT}
+    return shlex.join(words + [word for name, value in sets.items() for word in ("--set", f"{name}={as_text(value)}")])
 
 
 def decisive(training: TrainingSettings) -> dict[str, Any]:
@@ -98,6 +138,8 @@ class RunConfig:
     source: Source | None = None
     augment: Augment = field(default_factory=Augment)
     unlabeled_name: str | None = None
+    repeat: str = ""
+    """the command line that asks for it, with paths as they were passed"""
 
     @property
     def labels_agree(self) -> bool:
@@ -137,7 +179,7 @@ class RunConfig:
         return {name: value for part in self.transfer.parts for name, value in asdict(part).items()}
 
     def command(self) -> str:
-        """Return the command line that asks for this run, with names in place of paths."""
+        """Return the command line that asks for this run, with names in place of paths, as others may read it."""
         options = [
             ("--base", Path(self.base).name if self.base is not None and is_there(self.base) else self.base),
             ("--revision", self.revision),

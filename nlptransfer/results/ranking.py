@@ -101,6 +101,8 @@ class Ranking(Tables):
     sources: tuple[SourceRank, ...]
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    repeat: str = ""
+    """the command that asks for it; empty where data were passed that are no file"""
 
     @property
     def chosen(self) -> EncoderRank:

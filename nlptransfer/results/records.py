@@ -185,7 +185,7 @@ def write_run(result: "RunResult") -> None:
     _write_predictions(folder / PREDICTIONS, result.predictions)
     of_transfer: dict[str, Any] = dict(transfer.scores) if transfer is not None else {}
     record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
-    names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
+    names = ("command", "repeat", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
     record |= {name: getattr(result, name) for name in names}
     if transfer is not None:
         record["transfer"] = _transfer_record(transfer)
@@ -299,7 +299,17 @@ def _read_predictions(path: Path, labels: Labels, thresholds: list[float] | None
 
 def write_comparison(result: "ComparisonResult") -> None:
     """Write the record of a comparison, finished or not."""
-    names = ("metric", "machine", "versions", "spent_seconds", "candidates", "pairs", "curve", "rows_to_reach")
+    names = (
+        "metric",
+        "machine",
+        "versions",
+        "repeat",
+        "spent_seconds",
+        "candidates",
+        "pairs",
+        "curve",
+        "rows_to_reach",
+    )
     values = asdict(replace(result, made={}))
     record = {
         "status": _FINISHED if result.finished else _RUNNING,
@@ -329,7 +339,7 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
 
 def write_ranking(result: "Ranking") -> None:
     """Write a ranking, and its encoders and its sources as a table each."""
-    names = ("metric", "rows", "encoders", "sources", "machine", "versions")
+    names = ("metric", "rows", "encoders", "sources", "machine", "versions", "repeat")
     values = asdict(result)
     record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
     write_json(result.folder / RANKING, record | {name: values[name] for name in names})
@@ -370,7 +380,7 @@ def write_audit(result: "Audit") -> None:
     for name, frame in result.frames.items():
         write_table(result.folder / f"{name}.csv", frame)
     record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
-    record |= {name: getattr(result, name) for name in ("base", "machine", "versions")}
+    record |= {name: getattr(result, name) for name in ("base", "machine", "versions", "repeat")}
     write_json(result.folder / AUDIT, record | {"sections": [*map(_section_record, result.sections.values())]})
 
 

@@ -27,6 +27,7 @@ class RunResult:
     question: Mapping[str, Any]
     """as asked for: what a repeated call is compared with"""
     command: str
+    """that asks for it, with names in place of paths"""
     base: Mapping[str, Any] | None
     """kind, name and revision of what the route started from; None for a baseline"""
     scores: Mapping[str, Mapping[str, Any]]
@@ -50,6 +51,8 @@ class RunResult:
     """for several labels a row: the probability from which each is given; None: 0.5"""
     predictions: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
     """of validation and test"""
+    repeat: str = ""
+    """the same command with paths as they were passed; empty where data were passed that are no file"""
     live: Classifier | None = field(default=None, repr=False)
     """the classifier in memory, where the run was just made"""
 

@@ -62,11 +62,14 @@ class DataSummary:
     """by split, the share of its texts that are not read to their end"""
     warnings: tuple[str, ...] = ()
     """what makes scores on it less than they seem, the most harmful first"""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """text_column, label_column, ... that were read; empty for rows in memory without any"""
 
     @classmethod
     def of(cls, data: Data, truncated: Mapping[str, float] | None = None) -> "DataSummary":
         counts = label_counts(data.train.targets, data.labels)
-        return cls(data.name, data.labels, data.fingerprints(), counts, truncated or {}, data.warnings)
+        columns = {} if data.columns is None else data.columns.as_settings()
+        return cls(data.name, data.labels, data.fingerprints(), counts, truncated or {}, data.warnings, columns)
 
     @property
     def rows(self) -> dict[str, int]:

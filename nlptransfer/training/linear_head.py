@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 
 from nlptransfer.errors import TrainingError
+from nlptransfer.progress import progress_bar
 from nlptransfer.training.lbfgs import FTOL, Axes, Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import finite_score
@@ -238,13 +239,15 @@ class _Search:
         """Try L2 strengths, each from the heads of the last one, until they get worse."""
         tries: list[_Try] = []
         worse = 0
-        for l2 in (self.task.l2,) if self.task.l2 else strengths:
-            best = max((one.metric for one in tries), default=-math.inf)
-            tries.append(self.tried(l2, scale, starts))
-            worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
-            if worse == (1 if self.task.by_loss else PATIENCE):
-                break
-            starts = tries[-1].heads
+        with progress_bar("fitting the last layer", unit="L2 penalties tried") as bar:
+            for l2 in (self.task.l2,) if self.task.l2 else strengths:
+                best = max((one.metric for one in tries), default=-math.inf)
+                tries.append(self.tried(l2, scale, starts))
+                bar.advance()
+                worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
+                if worse == (1 if self.task.by_loss else PATIENCE):
+                    break
+                starts = tries[-1].heads
         return tries
 
     def with_ngrams(self, alone: _Try) -> list[_Try]:

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import set_seed
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -25,6 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from nlptransfer import distributed
 from nlptransfer.cache import open_entry, remove, seal
 from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError, first_line
+from nlptransfer.evaluation import higher_is_better
 from nlptransfer.files import read_json, write_json
 from nlptransfer.models import (
     Examples,
@@ -40,7 +40,7 @@ from nlptransfer.models import (
     tokens_of_texts,
     used_rows,
 )
-from nlptransfer.progress import progress_bar
+from nlptransfer.progress import no_progress, progress_bar
 from nlptransfer.storage import storage_errors
 from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, Objective
 from nlptransfer.training.optimizer import (
@@ -93,6 +93,7 @@ def train(
     validation: Examples,
     *,
     score: Callable[[np.ndarray], float],
+    metric: str | None = None,
     settings: TrainingSettings,
     checkpoints: Path,
     parameter_groups: Mapping[str, ParameterGroup] | None = None,
@@ -108,6 +109,7 @@ def train(
         objective: holds the model; what requires a gradient in it is trained.
         validation: rows whose logits are scored after each epoch; without any, the last epoch's weights stay.
         score: logits (rows, labels) -> score, higher is better; the same on every process.
+        metric: its name among the scores of ``evaluation``, for the progress.
         settings: with epochs, rate and batch size set.
         checkpoints: folder for what a resume needs, shared by all processes; training goes on from a checkpoint in it.
         parameter_groups: of the parameters that learn slower or later than the others, by their names in the model.
@@ -125,7 +127,8 @@ def train(
     needs_all = _needs_all_rows(objective, settings)
     # What follows a training (report_to) writes beside its checkpoints.
     with storage_errors(checkpoints.parent), used_rows(objective.model, rows, needs_all) as embeddings:
-        return _Loop(objective, by_role, validation, score, settings, checkpoints, parameter_groups, embeddings).run()
+        loop = _Loop(objective, by_role, validation, score, settings, checkpoints, parameter_groups, embeddings)
+        return loop.run(metric)
 
 
 def _needs_all_rows(objective: Objective, settings: TrainingSettings) -> str | None:
@@ -190,20 +193,21 @@ class _Loop:
     def pass_rows(self) -> int:
         return self.report.rows_per_pass * self.processes
 
-    def run(self) -> TrainingReport:
+    def run(self, metric: str | None) -> TrainingReport:
         self._resume()
-        columns = BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-        shown = self.settings.progress and self.accelerator.is_main_process
+        self.metric = metric
         with (
             self._tracked(),
-            progress_bar(shown, *columns, stays=True) as self.bar,
+            no_progress(not self.settings.progress),
+            progress_bar("training", self.steps, "steps", self.report.step) as self.bar,
             fast(self.trained),
             first_token_alone(self.trained.model),
         ):
-            self.task = self.bar.add_task("training", total=self.steps, completed=self.report.step, note="")
             patience = self.settings.early_stopping_patience or self.epochs
             while self.report.step < self.steps and self.report.epoch - self.report.best_epoch < patience:
                 self._epoch()
+        if self.accelerator.is_main_process:
+            log.info("%s trained in %.1f s: %s", self.bar.description, self.report.seconds, self.bar.note)
         scores = [entry["score"] for entry in self.report.history if "score" in entry]
         if scores and has_settled(self.settings, scores, len(self.validation.targets)):
             self.report.best_epoch, self.report.best_score = self.report.epoch, scores[-1]
@@ -251,8 +255,9 @@ class _Loop:
             rows = {role: rows_of_texts(self.examples[role].rows, places) for role, places in texts.items()}
             losses.append(self._step(rows))
             report.step, report.batch = report.step + 1, report.batch + 1
-            report.examples += sum(map(len, texts.values()))
-            self.bar.update(self.task, completed=report.step)
+            step_texts = sum(map(len, texts.values()))
+            report.examples += step_texts
+            self.bar.advance(texts=step_texts)
             is_last, saves = report.batch == self.epoch_steps, report.step % settings.save_steps == 0
             is_last |= report.step == self.steps
             if is_last or saves or len(losses) == LOSS_CHECK_STEPS:
@@ -417,7 +422,7 @@ class _Loop:
         if not len(self.validation.rows):
             report.best_epoch = report.epoch
             return
-        logits = compute(self.trained, self.trained, self.validation.rows, share=True)
+        logits = compute(self.trained, self.trained, self.validation.rows, share=True, shown="validation")
         if not np.isfinite(logits).all():
             raise self._diverged("the model's outputs are no longer numbers")
         score = entry["score"] = finite_score(float(self.score(logits)))
@@ -427,12 +432,14 @@ class _Loop:
             self.best = {name: value.detach().clone() for name, value in learned_state(self.trained).items()}
 
     def _show(self, loss: float) -> None:
-        report = self.report
-        score = next((f" score {entry['score']:.4f}" for entry in reversed(report.history) if "score" in entry), "")
-        best = f" best {report.best_score:.4f}" if score else ""
-        # Short enough for 80 columns.
-        note = f"epoch {report.epoch + (report.batch > 0)}/{self.epochs} loss {loss:.4f}{score}{best}"
-        self.bar.update(self.task, note=note)
+        report, scores = self.report, [entry["score"] for entry in self.report.history if "score" in entry]
+        epoch = f"epoch {report.epoch + (report.batch > 0)} of {self.epochs}"
+        note, sign = f"loss {loss:.4f}", 1 if self.metric is None or higher_is_better(self.metric) else -1
+        if scores and report.best_score is not None:
+            name = (self.metric or "score").replace("_", " ")
+            note += f", validation {name} {sign * scores[-1]:.4f}"
+            note += f" (best {sign * report.best_score:.4f} in epoch {report.best_epoch})"
+        self.bar.say(epoch, note)
 
     def _clock(self) -> None:
         now = time.perf_counter()

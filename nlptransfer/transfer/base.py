@@ -308,8 +308,8 @@ class Chosen(LabelFree):
     is_chosen: ClassVar[bool] = True
 
     choose_by: ChooseBy = "information"
-    """what chooses without labels of the target: the most information of the models whose importance-weighted risk is at
-    most a standard error above that of the one that was not adapted; the least importance_weighted or deep_embedded
-    risk, or entropy; or the largest margin"""
+    """what chooses without labels of the target: the most information of the models whose importance-weighted risk is
+    at most a standard error above that of the one that was not adapted; the least importance_weighted or
+    deep_embedded risk, or entropy; or the largest margin"""
     allow_label_shift: bool = False
     """whether the model is adapted too where the labels' proportions surely are others in the target"""

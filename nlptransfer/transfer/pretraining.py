@@ -255,12 +255,17 @@ def _lowered(
 ) -> dict[str, Any]:
     """Train; where the loss on held-out texts does not fall, everything stays as it was."""
     start = {name: value.detach().to("cpu", copy=True) for name, value in learned_state(objective).items()}
-    before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
+    before = (
+        _mean(compute(objective, objective, held_out.rows, share=True, shown="texts held out"))
+        if len(held_out.rows)
+        else None
+    )
     report = train(
         objective,
         learn,
         held_out,
         score=lambda sums: -_mean(sums),
+        metric="loss",
         settings=settings,
         checkpoints=checkpoints,
         parameter_groups=parameter_groups,

@@ -147,15 +147,14 @@ def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[s
     # Long and short ones by turns, so that the first show how long all take.
     batches = [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
     began, about = monotonic(), ""
-    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar:
-        task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
+    with progress_bar(f"{encoder.id}, word by word", len(words), "words") as bar:
         for start in range(0, len(batches), _PIECE):
             parts = []
             for rows in batches[start : start + _PIECE]:
                 # All batches are of one size: in another one a word's numbers would differ in their last bits.
                 filled = [*rows, *rows[:1] * (_BATCH_SIZE - len(rows))]
                 parts.append(mean_states(filled)[: len(rows)])
-                bar.advance(task, len(rows))
+                bar.advance(len(rows))
             if start == 0:
                 if len(batches) > _PIECE:
                     minutes = (monotonic() - began) / 60 * len(batches) / _PIECE

@@ -144,12 +144,11 @@ def _ticking(counts: Counter[str], epochs: int) -> Iterator[Any]:
     """Yield a callback for gensim that moves a progress bar on after each epoch."""
     from gensim.models.callbacks import CallbackAny2Vec
 
-    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar:
-        task = bar.add_task(f"word2vec on {counts.total():,} words", total=epochs)
+    with progress_bar(f"word2vec on {counts.total():,} words", epochs, "epochs") as bar:
 
         class Tick(CallbackAny2Vec):
             def on_epoch_end(self, model: Any) -> None:
-                bar.advance(task)
+                bar.advance()
 
         yield Tick()
 

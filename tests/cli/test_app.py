@@ -15,8 +15,13 @@ import pytest
 import nlptransfer
 from helpers.encoders import FILM_WORDS, make_film_base
 from nlptransfer import ComparisonResult, RunResult
+from nlptransfer.classifier.output import KINDS as OUTPUTS
 from nlptransfer.cli.app import main
 from nlptransfer.cli.terminal import show_comparison
+from nlptransfer.experiments.baselines import BASELINES
+from nlptransfer.results import DROPPABLE, KINDS
+from nlptransfer.routes import ROUTES
+from nlptransfer.transfer import TRANSFERS
 from nlptransfer.vectors.store import open_vectors
 
 LINEAR = ["--set", "head_type=linear", "--no-report"]
@@ -81,6 +86,9 @@ def test_what_stays_on_one_side_is_named(command_line, remarks, vectors_file, tm
     run = RunResult.load(tmp_path / "run")
     assert (run.settings["data"]["group_column"], run.settings["data"]["split_by"]) == ("customer", "text")
     assert "--set group_column=customer" in run.command and run.data.rows["test"] % 4 == 0
+    # With its path, unlike the command in the model card.
+    again = command_line(main, *shlex.split(run.repeat)[1:], "--output-dir", tmp_path / "again", "--no-report")
+    assert again.code == 0 and RunResult.load(tmp_path / "again").question == run.question
     refused = command_line(main, *call, "--set", "split_by=copies")
     assert refused.code == 2 and "split_by='copies': expected none beside group_column" in refused.err
     changed = command_line(main, *call[:-2], "--set", "split_by=copies")
@@ -223,7 +231,7 @@ def test_evaluate_shows_a_table_and_warns_of_training_rows(command_line, run, se
         ended = command_line(main, "evaluate", model, remarks_folder, "--split", "train")
         rows = run.data.rows["train"]
         # The rows of the calibration are split off these.
-        assert re.search(rf"warning: about (\d+) of these \1 rows were used in training", ended.err), (rows, ended.err)
+        assert re.search(r"warning: about (\d+) of these \1 rows were used in training", ended.err), (rows, ended.err)
     shutil.copytree(run.folder / "model", remarks_folder.parent / "alone" / "model")
     ended = command_line(main, "evaluate", remarks_folder.parent / "alone", remarks_folder, "--split", "train")
     assert ended.code == 0 and "warning" not in ended.err
@@ -280,6 +288,28 @@ print("loaded:", [name for name in heavy if name in sys.modules])
     assert ended.stderr == "" and ended.stdout.splitlines()[-1] == "loaded: []"
     for words in ("--max-train-rows", "--split", "--min-count", "KEY=VALUE", "Label texts", "Nearest", "DATA"):
         assert words.lower() in ended.stdout.lower()
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("", "vectors")])
+def test_help_ends_with_examples_whose_options_there_are(verb, command_line):
+    shown = command_line(main, *verb.split(), "--help").out
+    examples = shown.partition("Examples:")[2].split("nlptransfer ")[1:]
+    assert examples and all(example.startswith(verb) for example in examples), shown
+    for example in examples:
+        tried = command_line(main, *shlex.split(example.replace(">", "")), "--help")
+        assert tried.code == 0 and "Usage: " in tried.out, tried.err
+
+
+CHOICES = {
+    "finetune": [*ROUTES, *TRANSFERS, "Data", "Training", "Transfer", "Output"], "compare": [*ROUTES, *BASELINES],
+    "audit": [*KINDS, *DROPPABLE], "predict": OUTPUTS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", CHOICES)
+def test_help_lists_every_choice(verb, command_line):
+    shown = command_line(main, verb, "--help").out
+    assert [name for name in CHOICES[verb] if name not in shown] == []
 
 
 def test_the_version_is_printed(command_line):

@@ -77,8 +77,8 @@ def fit(
     validation = validation or rows(20, seed=1)
     report = train(
         Objective(model, LabelLoss(labels, weights, settings.label_smoothing)), examples or rows(37), validation,
-        score=score or accuracy(validation), settings=settings, checkpoints=folder / "checkpoints",
-        parameter_groups=parameter_groups,
+        score=score or accuracy(validation), metric="accuracy", settings=settings,
+        checkpoints=folder / "checkpoints", parameter_groups=parameter_groups,
     )  # fmt: skip
     return model, report
 

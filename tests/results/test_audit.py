@@ -17,7 +17,7 @@ from nlptransfer.data import Split
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.results.audit import _without
-from nlptransfer.results.records import _read_table, _write_table
+from nlptransfer.results.records import _read_table, write_table
 
 ODD = "=1+1\r\n\x00,\"'NA'\t\x1b[2J"
 
@@ -39,7 +39,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_tables_come_back_as_they_were(texts: list[str]) -> None:
     frame = pd.DataFrame({"text": pd.Series(texts, dtype="str"), "row": np.arange(len(texts)), "drop": False})
     with tempfile.TemporaryDirectory() as folder:
-        _write_table(Path(folder) / "a.csv", frame)
+        write_table(Path(folder) / "a.csv", frame)
         kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
         pd.testing.assert_frame_equal(_read_table(Path(folder) / "a.csv", kinds), frame)
 

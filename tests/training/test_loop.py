@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,13 +10,14 @@ import torch
 from accelerate.utils import DistributedType
 from torch.nn import functional
 
+from helpers.bars import drawn_bars
 from helpers.training import BASE, LABELS, PACES, SEVERAL, Crowded, Tiny, fit, rows, same
 from nlptransfer import distributed
 from nlptransfer.cache import seal
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.models.batching import training_batches
 from nlptransfer.training.loop import train
-from nlptransfer.training.losses import LabelLoss
+from nlptransfer.training.losses import LabelLoss, Objective
 from nlptransfer.training.optimizer import rate_share
 from nlptransfer.transfer.joint import JointLoss
 
@@ -288,6 +290,33 @@ def test_tensorboard_gets_losses_rates_and_scores(tmp_path):
     assert [event.step for event in events.Scalars("validation_score")] == [5, 10, 15]
 
 
+def test_progress_is_shown_and_is_silent_when_asked(tmp_path, caplog):
+    caplog.set_level("INFO", "nlptransfer")
+    with drawn_bars() as drawn:
+        fit(tmp_path / "a", replace(BASE, progress=True))
+    seen = [bars[0] for bars in drawn if len(bars) == 1]
+    assert {("epoch 3 of 3", "15 of 15 steps")} <= {(description, count) for description, (count, *_), _ in seen}
+    assert all(speed.endswith(" texts/s") for _, (_, speed, _), _ in seen[1:])
+    assert [bars[1][0] for bars in drawn if len(bars) == 2] == ["validation"] * 6
+    note = r"loss \d\.\d{4}, validation accuracy \d\.\d{4} \(best \d\.\d{4} in epoch \d\)"
+    assert re.fullmatch(note, seen[-1][2])
+    # The bar is gone, and the log has the last of it.
+    assert drawn[-1] == [] and re.search(rf"epoch 3 of 3 trained in [\d.]+ s: {note}", caplog.text)
+    with drawn_bars() as drawn:
+        fit(tmp_path / "b", BASE)
+    assert drawn == []
+
+
+def test_progress_shows_a_score_of_which_less_is_better_as_it_is(tmp_path):
+    validation = rows(20, seed=1)
+    with drawn_bars() as drawn:
+        train(
+            Objective(Tiny(), LabelLoss(LABELS)), rows(5), validation, score=lambda logits: -0.5, metric="loss",
+            settings=replace(BASE, progress=True), checkpoints=tmp_path / "c",
+        )  # fmt: skip
+    assert "validation loss 0.5000 (best 0.5000 in epoch 1)" in drawn[-2][0][2]
+
+
 def test_mlflow_gets_settings_losses_and_scores(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
@@ -306,15 +335,6 @@ def test_mlflow_gets_settings_losses_and_scores(tmp_path, monkeypatch):
     scores = client.get_metric_history(whole.info.run_id, "validation_score")
     assert [score.step for score in scores] == [5, 10, 15]
     assert {"loss", "learning_rate", "epoch_loss"} <= whole.data.metrics.keys()
-
-
-def test_progress_is_shown_on_stderr_and_is_silent_when_asked(tmp_path, capsys):
-    fit(tmp_path / "a", replace(BASE, progress=True))
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert all(part in shown.err for part in ("15/15", "0:00:00", "epoch 3/3", "loss", "score", "best"))
-    fit(tmp_path / "b", BASE)
-    assert capsys.readouterr() == ("", "")
 
 
 def test_half_precision_trains_and_leaves_a_plain_model(tmp_path):
