@@ -124,7 +124,7 @@ class Verb(TyperCommand):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         for one in self.params:
-            if one.param_type_name == "option" and one.is_flag:
+            if getattr(one, "is_flag", False):
                 one.metavar = ""
 
     def get_help_option(self, ctx: Any) -> Any:
