@@ -307,7 +307,9 @@ def _say_next(folder: Path, run: "RunResult | None") -> None:
 
 def _score_name(metric: str) -> str:
     rate, _, mean = metric.partition("_")
-    return f"{mean} F1" if rate == "f1" and mean else metric.replace("_", " ")
+    if mean in ("macro", "micro", "weighted"):
+        return f"{mean} {rate.replace('f1', 'F1')}"
+    return {"mcc": "Matthews correlation", "mae": "mean absolute error"}.get(metric, metric.replace("_", " "))
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> str:
