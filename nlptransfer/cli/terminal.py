@@ -1,5 +1,6 @@
 """Print the tables of the verbs. This file does not know how results were computed."""
 
+import re
 import shlex
 import sys
 from collections import Counter

@@ -39,4 +39,8 @@ def data_lines(data: Data) -> list[str]:
     order = np.argsort(-counts, kind="stable")
     named = abridged([f"{data.labels.names[label]} ({counts[label]:,})" for label in order], NAMED)
     several = ", several a row" if data.labels.multi_label else ""
-    return [f"{data.name}: {', '.join(rows)}", f"{data.name}: {len(counts)} labels{several}, with their rows: {named}"]
+    total = sum(map(len, splits.values()))
+    return [
+        f"{data.name}: {total:,} rows with labels: {', '.join(rows)}",
+        f"{data.name}: {len(counts)} labels{several}, with their rows: {named}",
+    ]
