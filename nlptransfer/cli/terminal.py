@@ -102,7 +102,9 @@ def show_parts(states: Sequence["PartState"]) -> None:
 
 def show_comparison(result: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and what to do next."""
-    name = _score_name(result.metric)
+    from nlptransfer.evaluation import metric_name
+
+    name = metric_name(result.metric)
     columns = ("candidate", ">validation", f">test {name} (95%)", ">train s", ">whole s", ">texts/s")
     rows: list[Sequence[str]] = []
     for row in result.table:
@@ -129,7 +131,7 @@ def show_comparison(result: "ComparisonResult") -> None:
 
 def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: str) -> None:
     """Print the table of a classifier's scores, and that of its labels, those that it knows worst first."""
-    from nlptransfer.evaluation import default_metric, judged_labels
+    from nlptransfer.evaluation import default_metric, judged_labels, metric_name
 
     per_class, metric = scores["per_class"], default_metric(labels)
     judged = judged_labels(scores)
@@ -139,7 +141,7 @@ def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: st
     if not labels.multi_label:
         # Of one label a row they are the accuracy.
         hidden |= {f"{rate}_micro" for rate in ("f1", "precision", "recall")}
-    values = [(_score_name(name), _score(scores, name)) for name in names if name not in hidden]
+    values = [(metric_name(name), _score(scores, name)) for name in names if name not in hidden]
     _print_table(("score", "value (95%)"), values)
     found = [(name, one) for name, one in per_class.items() if one["support"]]
     found.sort(key=lambda pair: pair[1]["f1"])
@@ -197,14 +199,14 @@ def show_runs(runs: Sequence["RunResult"]) -> None:
 
 
 def _show_runs_on_one(runs: Sequence["RunResult"]) -> None:
-    from nlptransfer.evaluation import judged_labels
+    from nlptransfer.evaluation import judged_labels, metric_name
 
     metric, names = runs[0].metric, _names(runs)
     split = "test" if any("test" in run.scores for run in runs) else "validation"
     other = "accuracy" if metric == "f1_macro" else "f1_macro"
     scored = [run.scores[split] for run in runs if split in run.scores]
     judged = f" ({judged_labels(scored[0])})" if scored and other == "f1_macro" and judged_labels(scored[0]) else ""
-    columns = (f">{_score_name(metric)} (95%)", f">{_score_name(other)}{judged}", ">train s", ">whole s", ">texts/s")
+    columns = (f">{metric_name(metric)} (95%)", f">{metric_name(other)}{judged}", ">train s", ">whole s", ">texts/s")
     rows = []
     for name, run in zip(names, runs, strict=True):
         scores, cost = run.scores.get(split), run.cost
@@ -223,7 +225,7 @@ def _show_runs_on_one(runs: Sequence["RunResult"]) -> None:
         say(f"The baselines learned from {rows_read}, to take no more than a second or two.")
     for name, run in zip(names, runs, strict=True):
         if (gain := run.verdict) is not None:
-            measured = f"{_score_name(gain.metric)} {_gain(gain.gain, gain.interval)} (95%), by {gain.seeds} seeds"
+            measured = f"{metric_name(gain.metric)} {_gain(gain.gain, gain.interval)} (95%), by {gain.seeds} seeds"
             say(f"{name}: {VERDICTS[gain.verdict]}: {measured}")
 
 
@@ -264,13 +266,6 @@ def _say_next(folder: Path, run: "RunResult | None") -> None:
         repo = "-".join(re.findall(r"[A-Za-z0-9_]+", f"{run.data.name[:60]} {run.settings['route']['name']}"))
         say(f"label new texts:  echo 'Write your text here' | nlptransfer predict {model} -")
         say(f"share the model:  nlptransfer push {model} your-name/{repo} --dry-run")
-
-
-def _score_name(metric: str) -> str:
-    rate, _, mean = metric.partition("_")
-    if mean in ("macro", "micro", "weighted"):
-        return f"{mean} {rate.replace('f1', 'F1')}"
-    return {"mcc": "Matthews correlation", "mae": "mean absolute error"}.get(metric, metric.replace("_", " "))
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> str:

@@ -45,6 +45,9 @@ FEW_ROWS = 10
 
 def metric_name(metric: str) -> str:
     """Return the name of a score in words."""
+    rate, _, mean = metric.partition("_")
+    if mean in ("macro", "micro", "weighted"):
+        return f"{mean} {rate.replace('f1', 'F1')}"
     return SCORE_NAMES.get(metric, metric.replace("_", " "))
 
 
