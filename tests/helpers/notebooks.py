@@ -16,7 +16,7 @@ def executed(path: Path, folder: Path) -> NotebookNode:
     """A notebook, run in a folder, with what its cells print and return; progress and warnings of libraries are not."""
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, record_timing=False, resources=place).execute()
+    NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=place).execute()
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
