@@ -7,14 +7,20 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
-
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, show_runs, show_tables, start_log
+from nlptransfer.cli.first_look import rows_first
+from nlptransfer.cli.log import repeat_warnings, say, start_log
+from nlptransfer.cli.terminal import show_runs, show_tables
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import fields_of
 from nlptransfer.transfer import TRANSFERS
+
+ARGUMENTS = (
+    "data", "route", "base", "revision", "source", "unlabeled", "transfer", "verdict", "fallback", "seeds",
+    "output_dir", "overwrite", "take_lock", "report", "save_model", "baseline", "further_metrics",
+)  # fmt: skip
+"""Of the public function, which takes seconds to import; all others are settings."""
 
 
 def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
@@ -23,29 +29,67 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
     @opt.reads(opt.TRAINING_READING)
     def verb(
         data: Annotated[list[str], opt.DATA] = data_default,
-        route: Annotated[str | None, Option(help=f"one of {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")] = None,
+        max_train_rows: opt.MaxTrainRows = None,
+        route: Annotated[
+            str | None,
+            opt.option(
+                opt.TRAINING, f"how the model learns: {', '.join(ROUTES)}", metavar="NAME", default=DEFAULT_ROUTE
+            ),
+        ] = None,
         base: opt.Base = None,
         revision: opt.Revision = None,
-        source: Annotated[list[str] | None, Option(help="another task to learn from: rows or a classifier")] = None,
+        num_train_epochs: Annotated[
+            int | None,
+            opt.option(opt.TRAINING, "passes over the training rows", metavar="N", default="by route and rows"),
+        ] = None,
+        learning_rate: Annotated[
+            float | None, opt.option(opt.TRAINING, "highest learning rate", metavar="X", default="by route")
+        ] = None,
+        seed: Annotated[
+            int | None,
+            opt.option(opt.TRAINING, "moves initialization and data order, never a split", metavar="N", default="0"),
+        ] = None,
+        settings: opt.Set = None,
+        source: Annotated[
+            list[str] | None,
+            opt.option(opt.TRANSFER, "another task to learn from: rows or a classifier", metavar="DATA"),
+        ] = None,
         transfer: Annotated[
             list[str] | None,
-            Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
+            opt.option(
+                opt.TRANSFER,
+                f"how: {', '.join(TRANSFERS)}; in turn as 'pretrain >> joint'",
+                metavar="NAME",
+                default="sequential where there is a source",
+            ),
         ] = None,
-        unlabeled: Annotated[str | None, Option(metavar="FILE", help="texts of the target without labels")] = None,
-        verdict: Annotated[bool | None, Option("--verdict/--no-verdict", help="measure what the source gains")] = None,
-        fallback: Annotated[bool, Option("--fallback", help="go without a source that does not help")] = False,
-        seeds: Annotated[int | None, Option(help="seeds of the verdict [default: 3]")] = None,
-        sizes: Annotated[str | None, Option(metavar="N,N,...", help="gains by labeled target rows")] = None,
+        unlabeled: Annotated[
+            str | None, opt.option(opt.TRANSFER, "texts of the target without labels", metavar="FILE")
+        ] = None,
+        verdict: Annotated[
+            bool | None,
+            opt.option(
+                opt.TRANSFER,
+                "measure on test what the source gains",
+                "--verdict/--no-verdict",
+                default="where features are frozen",
+            ),
+        ] = None,
+        fallback: Annotated[
+            bool, opt.option(opt.TRANSFER, "go without a source that does not help", "--fallback")
+        ] = False,
+        seeds: Annotated[int | None, opt.option(opt.TRANSFER, "seeds of the verdict", metavar="N", default="3")] = None,
+        sizes: Annotated[
+            str | None,
+            opt.option(opt.TRANSFER, "measure the gain with these numbers of target rows", metavar="N,N,..."),
+        ] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
         take_lock: opt.TakeLock = False,
-        no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
-        no_baseline: Annotated[bool, Option("--no-baseline", help="score no baselines on test")] = False,
-        seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
-        max_train_rows: opt.MaxTrainRows = None,
-        num_train_epochs: Annotated[int | None, Option(help="passes over the training rows")] = None,
-        learning_rate: Annotated[float | None, Option(help="highest learning rate")] = None,
-        settings: opt.Set = None,
+        no_report: Annotated[bool, opt.option(opt.OUTPUT, "write no report.html", "--no-report")] = False,
+        no_baseline: Annotated[
+            bool, opt.option(opt.OUTPUT, "score no baselines (majority, tfidf) beside it", "--no-baseline")
+        ] = False,
         metric: opt.Metric = None,
         quiet: opt.Quiet = False,
         reading: Any = None,
@@ -68,7 +112,8 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         if curve is None:
             files = {"overwrite": overwrite, "report": not no_report, "baseline": not no_baseline}
             named = {setting for each in variants for setting in each}
-            return run_and_show([call | files for call in _named_runs(calls, transfers, named, output_dir)], quiet)
+            runs = [call | files for call in _named_runs(calls, transfers, named, output_dir)]
+            return run_and_show(runs, quiet)
         if overwrite:
             raise SettingError("--overwrite: expected no --sizes with it: name another --output-dir")
         for name, is_set in (("--no-report", no_report), ("--no-baseline", no_baseline)):
@@ -102,7 +147,7 @@ def _named_runs(
 
 def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's settings, without those of its route where another route is chosen."""
-    if chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
+    if not recipe or chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
         return dict(recipe)
     others = {"route"}.union(*map(fields_of, ROUTES.values())) - fields_of(ROUTES.find(chosen["route"])).keys()
     return {name: value for name, value in recipe.items() if name not in others}
@@ -110,13 +155,17 @@ def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
 
 def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
     """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
-    from nlptransfer import distributed
-    from nlptransfer.experiments import finetune
-
     start_log(quiet)
-    runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
+    runs = []
+    for call in calls:
+        with rows_first(call["data"], call, ARGUMENTS):
+            from nlptransfer import distributed
+            from nlptransfer.experiments import finetune
+
+            runs.append(finetune(**{"progress": not quiet, **call}))
     if distributed.is_main():
         show_runs(runs)
+        repeat_warnings()
 
 
 def _curves_and_show(
@@ -126,13 +175,9 @@ def _curves_and_show(
     output_dir: Path | None,
     quiet: bool,
 ) -> None:
-    from nlptransfer import distributed
-    from nlptransfer.experiments import gain_curve
     from nlptransfer.results import GAINS
 
-    start_log()
-    # What the many runs have to say would bury the gains.
-    logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
+    start_log(quiet)
     for curve in curves:
         config = {"source": None, **curve}
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
@@ -140,7 +185,13 @@ def _curves_and_show(
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
         name = f"{Path(str(config['data'])).name.split('.')[0]}-{config.get('route', DEFAULT_ROUTE)}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
-        gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
+        with rows_first(config["data"], config, ARGUMENTS):
+            from nlptransfer import distributed
+            from nlptransfer.experiments import gain_curve
+
+            # What the many runs have to say would bury the gains.
+            logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
+            gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
             show_tables(gains)
             say(f"written: {folder / GAINS}")

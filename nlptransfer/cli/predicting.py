@@ -6,8 +6,11 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
+from nlptransfer.classifier import check_output
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, show_parts, start_log
+from nlptransfer.cli.first_look import texts_first
+from nlptransfer.cli.log import say, start_log
+from nlptransfer.cli.terminal import show_parts
 from nlptransfer.errors import SettingError, abridged
 
 
@@ -36,11 +39,15 @@ def predict_verb(
     output_dir: Annotated[
         Path | None, _parts(help="folder of a file for each input; goes on where it was left")
     ] = None,
-    format: Annotated[str | None, _parts(metavar="KIND", help="parquet, csv, tsv or jsonl  [default: parquet]")] = None,
+    format: Annotated[
+        str | None, _parts(metavar="parquet|csv|tsv|jsonl", help="kind of these files", show_default="parquet")
+    ] = None,
     shard: Annotated[str | None, _parts(metavar="I/N", help="a share of the inputs alone: 0/16 to 15/16")] = None,
-    processes: Annotated[int | None, _parts(metavar="N", help="that work on this machine  [default: 1]")] = None,
+    processes: Annotated[
+        int | None, _parts(metavar="N", help="processes that work on this machine", show_default="1")
+    ] = None,
     claim_minutes: Annotated[
-        float | None, _parts(metavar="M", help="then the part of a silent worker is taken over  [default: 10]")
+        float | None, _parts(metavar="M", help="then the part of a silent worker is taken over", show_default="10")
     ] = None,
     status: Annotated[bool, _parts("--status", help="list what is left, and do nothing")] = False,
     reading: Any = None,
@@ -66,14 +73,15 @@ def predict_verb(
             f"expected one file, found {len(texts)}: --output-dir DIR takes several, each to a file there"
         )
     else:
+        if output is not None:
+            check_output(output, texts[0])
+        texts_first(model_dir, texts[0], reading)
         _predict_one(model_dir, texts[0], output, opened, options)
 
 
 def _predict_one(model: str, texts: str, output: Path | None, opened: dict[str, Any], options: dict[str, Any]) -> None:
-    from nlptransfer.classifier import Classifier, check_output
+    from nlptransfer.classifier import Classifier
 
-    if output is not None:
-        check_output(output, texts)
     classifier = Classifier.load(model, **opened)
     if output is not None:
         classifier.predict_file(texts, output, **options)

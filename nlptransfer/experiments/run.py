@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, Split
 from nlptransfer.errors import TrainingError, first_line
-from nlptransfer.evaluation import MIN_POSITIVES, default_metric, to_probabilities, within_reach
+from nlptransfer.evaluation import MIN_POSITIVES, default_metric, metric_name, to_probabilities, within_reach
 from nlptransfer.experiments.baselines import quick_baselines
 from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions, with_wall_seconds
 from nlptransfer.experiments.fitting import Learning
+from nlptransfer.experiments.opening import opening_lines
 from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.experiments.stages import Learned, run_stages
 from nlptransfer.experiments.task import Task, tasks_of, with_copies
@@ -35,9 +37,11 @@ from nlptransfer.results import (
     begin_run,
     card_results,
     claim,
+    learned_hashes,
     plain,
     remove_checkpoints,
     to_record,
+    write_learned,
 )
 from nlptransfer.routes import Built, Route
 from nlptransfer.training import TARGET
@@ -77,7 +81,9 @@ def run(
             result = replace(result, baselines=baselines_of(config))
     if distributed.is_main():
         if not is_finished:
-            result = _saved(config, result) if save_model else result
+            if save_model:
+                result = _saved(config, result)
+                note_learned(config, folder)
             result = replace(result, cost=with_wall_seconds(result.cost, started))
             result.save()
         # Of a finished run too: it may have been killed just before.
@@ -91,11 +97,10 @@ def run(
 def _train_and_score(
     config: RunConfig, tasks: Mapping[str, Task], folder: Path, question: Mapping[str, Any]
 ) -> RunResult:
-    data, source, transfer = config.data, config.source, config.transfer
+    data, transfer = config.data, config.transfer
     distributed.quiet_others()
-    log.info("%s: %s -> %s", config.route.name, data, folder)
-    if source is not None:
-        log.info("%s from %s", transfer.name, source.data or source.name)
+    for line in opening_lines(config, folder):
+        log.info("%s", line)
     built, source_learned, pretrained = _build(config)
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
@@ -108,8 +113,10 @@ def _train_and_score(
         fit = replace(fit, seconds=fit.seconds + built.seconds)
     metric = default_metric(data.labels)
     for role, scores in learned.scores.items():
-        parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]
-        log.info("%s (%s): %s %s", role, scores["split"], metric, ", ".join(parts))
+        parts = [f"{scores[when][metric]:.4f} {when}" for when in ("before", "after") if metric in scores.get(when, {})]
+        log.info(
+            "%s on the %s rows of the %s: %s training", metric_name(metric), scores["split"], role, ", ".join(parts)
+        )
 
     classifier, temperature = _calibrated(config, route, built)
 
@@ -151,6 +158,13 @@ def _train_and_score(
         predictions=predictions,
         live=classifier,
     )
+
+
+def note_learned(config: RunConfig, folder: Path) -> None:
+    """Note the texts that a run has learned from, or was chosen by, as hashes: none is new to its classifier."""
+    sources = [] if config.source is None or config.source.data is None else [config.source.data]
+    splits = [split for data in (config.data, *sources) for name, split in data.splits.items() if name != "test"]
+    write_learned(folder, learned_hashes(chain.from_iterable(split.texts for split in splits)))
 
 
 def baselines_of(config: RunConfig) -> dict[str, Baseline]:

@@ -160,7 +160,7 @@ def test_one_on_the_hub_on_the_command_line(hub, words, remarks, tmp_path, comma
     wanted = [found.label for found in words.classifier.predict(remarks[0][:3])]
     assert [json.loads(line)["label"] for line in ended.out.splitlines()] == wanted
     rows = write_rows(tmp_path / "rows.jsonl", remarks)
-    ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial")
+    ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial", "--json")
     assert json.loads(ended.out)["accuracy"] == words.classifier.evaluate(rows)["accuracy"]
 
 
@@ -181,7 +181,7 @@ def test_a_base_that_moved_on(hub, adapter, to_another_machine, caplog):
     moved = hub.commit(BASE, {"model.safetensors": b"another model"})
     to_another_machine()
     np.testing.assert_allclose(Classifier.load(adapter.folder).logits(TEXTS), wanted, atol=1e-5)
-    assert f"{BASE}: has moved on to commit {moved}; {first} is taken, as asked for" in caplog.messages
+    assert f"{BASE} has moved on to commit {moved}; {first} is taken, as asked for" in caplog.messages
 
 
 def test_a_base_whose_history_was_written_anew(hub, adapter, to_another_machine, caplog):
