@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, show_gains, show_runs, start_log
+from nlptransfer.cli.terminal import say, show_runs, show_tables, start_log
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import fields_of
@@ -142,5 +142,5 @@ def _curves_and_show(
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
         gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
-            show_gains(gains)
+            show_tables(gains)
             say(f"written: {folder / GAINS}")

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from nlptransfer.classifier import Explanation, PartState
     from nlptransfer.experiments import Closed
-    from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
+    from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult, Tables
 
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -58,17 +58,12 @@ def start_log(quiet: bool = False) -> None:
         log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
-def show_gains(gains: Sequence[Mapping[str, Any]]) -> None:
-    cells = {
-        ">target rows": "{size:,}",
-        "transfer": "{transfer}",
-        ">direct": "{direct:.3f}",
-        ">with source": "{with_source:.3f}",
-        ">gain (95%)": "{gain:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]",
-        ">seeds": "{seeds}",
-        "verdict": "{verdict}",
-    }
-    _print_table(cells, [[cell.format(**row) for cell in cells.values()] for row in gains])
+def show_tables(result: "Tables") -> None:
+    """Print each table of a result that has rows."""
+    for table in result.tables.values():
+        if table.rows:
+            cells = table.cells()
+            _print_table(cells, zip(*cells.values(), strict=True))
 
 
 def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
@@ -166,28 +161,7 @@ def show_ranking(ranking: "Ranking") -> None:
     """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
     from nlptransfer.results import REPORT
 
-    scores = (f">{ranking.metric}", ">loss", ">beside the least (95%)", ">LogME", ">H")
-    rows = [
-        (
-            one.base,
-            str(one.layers),
-            f"{one.score:.3f}",
-            f"{one.loss:.3f}",
-            "" if one is ranking.encoders[0] else _gain(one.behind, one.behind_interval),
-            f"{one.logme:.3f}",
-            f"{one.h_score:.3f}",
-            f"{one.texts_per_second:,.0f}",
-            f"{one.size_mb:.0f}",
-        )
-        for one in ranking.encoders
-    ]
-    _print_table(("encoder", ">layers", *scores, ">texts/s", ">MB"), rows)
-    if ranking.sources:
-        found = [
-            (one.source, f"{one.rows:,}", _gain(one.gain, one.interval), f"{one.distance:.2f}")
-            for one in ranking.sources
-        ]
-        _print_table(("source", ">rows", ">gain (95%)", ">distance, 0 to 2"), found)
+    show_tables(ranking)
     say(ranking.sentence)
     say(f"written: {ranking.folder / REPORT}")
 

@@ -71,3 +71,4 @@ from .summaries import Verdict as Verdict
 from .summaries import from_record as from_record
 from .summaries import label_counts as label_counts
 from .summaries import to_record as to_record
+from .tables import Tables as Tables

@@ -22,7 +22,7 @@ Status = Literal["waiting", "finished", "skipped", "failed"]
 _CANDIDATES = {
     "candidate": ["{name}"],
     ">validation": ["{validation:.3f}"],
-    ">test {metric} (95% interval)": ["{score:.3f}", INTERVAL],
+    ">test {metric} (95%)": ["{score:.3f}", INTERVAL],
     ">deviation over seeds": ["{spread:.3f}"],
     ">training (s)": ["{train_seconds:,.1f}"],
     ">size (MB)": ["{size_mb:,.1f}"],
@@ -32,7 +32,7 @@ _CANDIDATES = {
 _PAIRS = {
     "candidate": ["{one}"],
     "less": ["{other}"],
-    ">difference in {metric} (95% interval)": ["{difference:+.3f}", OF_CHANGE],
+    ">difference in {metric} (95%)": ["{difference:+.3f}", OF_CHANGE],
     ">p": ["{p:.2g}"],
     ">p (Holm)": ["{holm_p:.2g}"],
     ">McNemar's p": ["{mcnemar_p:.2g}"],
@@ -41,7 +41,7 @@ _PAIRS = {
 _CURVE = {
     "candidate": ["{candidate}"],
     ">labeled rows": ["{size:,}"],
-    ">test {metric} (95% interval)": ["{mean:.3f}", INTERVAL],
+    ">test {metric} (95%)": ["{mean:.3f}", INTERVAL],
     "no score because": ["{reason}"],
 }
 _ROWS_TO_REACH = {"candidate": ["{one}"], "as good as": ["{other}"], ">labeled rows": ["{rows:,.0f}"]}

@@ -13,9 +13,9 @@ _GAINS = {
     "transfer": ["{transfer}"],
     ">{metric} without the source": ["{direct:.3f}"],
     ">with it": ["{with_source:.3f}"],
-    ">gain (95% interval)": ["{gain:+.3f}", OF_CHANGE],
+    ">gain (95%)": ["{gain:+.3f}", OF_CHANGE],
     ">seeds": ["{seeds}"],
-    "the source": ["{verdict}"],
+    "verdict": ["{verdict}"],
 }
 
 

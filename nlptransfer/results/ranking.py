@@ -14,9 +14,9 @@ from nlptransfer.results.tables import INTERVAL, OF_CHANGE, Table, Tables, flat
 _ENCODERS = {
     "encoder": ["{base}"],
     ">layers": ["{layers}"],
-    ">{metric} (95% interval)": ["{score:.3f}", INTERVAL],
+    ">{metric} (95%)": ["{score:.3f}", INTERVAL],
     ">loss": ["{loss:.3f}"],
-    ">above the least (95% interval)": ["{behind:+.3f} [{behind_low:+.3f}, {behind_high:+.3f}]"],
+    ">above the least loss (95%)": ["{behind:+.3f} [{behind_low:+.3f}, {behind_high:+.3f}]"],
     ">LogME": ["{logme:.3f}"],
     ">H-score": ["{h_score:.3f}"],
     ">texts/s": ["{texts_per_second:,.0f}"],
@@ -25,8 +25,8 @@ _ENCODERS = {
 _SOURCES = {
     "source": ["{source}"],
     ">rows": ["{rows:,}"],
-    ">gain in {metric} (95% interval)": ["{gain:+.3f}", OF_CHANGE],
-    ">proxy A-distance": ["{distance:.2f}"],
+    ">gain in {metric} (95%)": ["{gain:+.3f}", OF_CHANGE],
+    ">distance of domains, 0 to 2": ["{distance:.2f}"],
 }
 
 

@@ -30,7 +30,7 @@ class Table:
 
     rows: Sequence[Mapping[str, Any]]
     """every value by its name; those of an interval are low and high"""
-    printed: Mapping[str, Sequence[str]]
+    columns: Mapping[str, Sequence[str]]
     """by heading, which begins with > where numbers stand below it, the parts of a cell: formats that a row fills, of
     which one is left out where a value of it is missing"""
     metric: str
@@ -39,17 +39,24 @@ class Table:
     """row that is printed in bold"""
     plot: Plot | None = None
 
+    def cells(self) -> dict[str, list[str]]:
+        """Return the columns as they are printed, by heading, without those that are empty."""
+        columns = {
+            name.format(metric=self.metric): [_cell(parts, row) for row in self.rows]
+            for name, parts in self.columns.items()
+        }
+        return {name: cells for name, cells in columns.items() if any(cells)}
+
     def to_latex(self) -> str:
-        """Return a tabular of the package booktabs, without the columns that are empty."""
-        columns = {name: [_cell(parts, row) for row in self.rows] for name, parts in self.printed.items()}
-        columns = {name: cells for name, cells in columns.items() if any(cells)}
+        """Return a tabular of the package booktabs."""
+        columns = self.cells()
         rows = [
             [_latex(cell, name.startswith(">")) for name, cell in zip(columns, cells, strict=True)]
             for cells in zip(*columns.values(), strict=True)
         ]
         if self.bold is not None:
             rows[self.bold] = [rf"\textbf{{{cell}}}" for cell in rows[self.bold]]
-        heading = _line([_latex(name.removeprefix(">").format(metric=self.metric)) for name in columns])
+        heading = _line([_latex(name.removeprefix(">")) for name in columns])
         sides = "".join("r" if name.startswith(">") else "l" for name in columns)
         begin, end = rf"\begin{{tabular}}{{{sides}}}", r"\end{tabular}"
         parts = [begin, r"\toprule", heading, r"\midrule", *map(_line, rows), r"\bottomrule", end]

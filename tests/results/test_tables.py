@@ -118,7 +118,7 @@ def test_any_text_is_what_a_paper_shows(texts: list[str]) -> None:
 def test_a_comparison_as_papers_print_it(tmp_path: Path) -> None:
     found = comparison(tmp_path)
     assert read(found.to_latex()) == [
-        ["candidate", "validation", "test macro F1 (95% interval)", "deviation over seeds", "training (s)", "size (MB)",
+        ["candidate", "validation", "test macro F1 (95%)", "deviation over seeds", "training (s)", "size (MB)",
          "texts/s", "no score because"],
         ["majority", "", "0.500", "", "1,234.6", "0.7", "4,321", ""],
         ["=" + BAD, "0.800", "0.812 [0.790, 0.830]", "0.012", "1,234.6", "0.7", "4,321", ""],
@@ -138,7 +138,7 @@ def test_a_comparison_as_papers_print_it(tmp_path: Path) -> None:
 
 def test_a_ranking_and_gains_as_papers_print_them(tmp_path: Path) -> None:
     heading, best, fast = read(ranking(tmp_path).to_latex())
-    assert heading[:3] == ["encoder", "layers", "accuracy (95% interval)"]
+    assert heading[:3] == ["encoder", "layers", "accuracy (95%)"]
     assert best[:5] == ["acme/big", "12", "0.900 [0.850, 0.950]", "0.300", "+0.000 [+0.000, +0.000]"]
     assert fast[4:] == ["+0.010 [$-$0.010, +0.030]", "1.500", "20.000", "1,000", "400"]
     assert r"\textbf{acme/small}" in ranking(tmp_path).to_latex()
