@@ -8,14 +8,10 @@ from typing import Any
 
 from nlptransfer.data import DataSettings
 from nlptransfer.evaluation import SCORE_NAMES, default_metric, higher_is_better, metric_name
+from nlptransfer.hub import BASELINES
 from nlptransfer.results import DROPPABLE, Audit, ComparisonResult, DataSummary, Predictions, Ranking, RunResult
 from nlptransfer.settings import fields_of
 
-BASELINES = {
-    "majority": "always the most frequent label",
-    "tfidf": "TF-IDF of words with a linear classifier",
-}
-"""What baselines do, by the names of their candidates."""
 WIDE = 0.05
 """Half the width of an interval from which the test rows are called few."""
 MUCH_TRUNCATED = 0.05
