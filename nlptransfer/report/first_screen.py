@@ -112,7 +112,8 @@ def of_comparison(comparison: ComparisonResult, run: RunResult | None, rows: Pre
 
 def of_ranking(ranking: Ranking) -> FirstScreen:
     """Return the first screen of a ranking."""
-    looked = f"{_count(len(ranking.encoders), 'encoder')} seen on {ranking.rows:,} training rows, cross-validated"
+    bases = {one.base for one in ranking.encoders}
+    looked = f"{_count(len(bases), 'encoder')} seen on {ranking.rows:,} training rows, cross-validated"
     words = _read_again(ranking.repeat)
     best = ["--base", ranking.chosen.base, "--route", "probe"]
     best += ["--set", f"keep_layers={ranking.chosen.keep_layers}"] if ranking.chosen.keep_layers else []

@@ -534,7 +534,7 @@ def test_no_text_becomes_a_part_of_the_page(
 
 def test_a_hostile_text_reads_as_it_was_written(hostile_folder: Path) -> None:
     page = Page(html_of(hostile_folder))
-    assert len(page.sections) == 13
+    assert len(page.sections) == 12
     for section in {"", *page.sections} - {"calibration", "coverage", "training"}:
         assert HOSTILE in page.texts[section], section
     assert not any(name.startswith("on") for _, given in page.tags for name in given)
