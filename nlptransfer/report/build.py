@@ -7,6 +7,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
+
 from nlptransfer.classifier import Explanation
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
@@ -16,6 +18,10 @@ from nlptransfer.results import ComparisonResult, RunResult, is_comparison, is_r
 from nlptransfer.settings import fill
 
 log = logging.getLogger("nlptransfer")
+
+EXPLAINED_LENGTH, EXPLAINED_WHEN_ASKED = 500, 5000
+"""Characters, of all mistakes together, whose words are explained at the end of a run, and in a report that is asked
+for: each word costs a pass."""
 
 
 def report_on(folder: str | Path, data: Any = None) -> Path:
@@ -32,14 +38,16 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     for name, found in loaded.fingerprints().items():
         if run.data.fingerprints[name] != found:
             raise DataError(f"{data}: expected the rows that {folder} was trained on, found others in {name}")
-    return report_with_texts(folder, loaded)
+    return report_with_texts(folder, loaded, run, explained=EXPLAINED_WHEN_ASKED)
 
 
-def report_with_texts(folder: Path, data: Data, run: RunResult | None = None) -> Path:
+def report_with_texts(
+    folder: Path, data: Data, run: RunResult | None = None, *, explained: int = EXPLAINED_LENGTH
+) -> Path:
     """Write report.html into a finished folder, with texts of the data; ``run`` is the one in it, where in memory."""
     run, explain = run or _run_in(folder), None
     if run is not None and run.has_model:
-        explain = partial(_explained, run)
+        explain = partial(_explained, run, explained)
     return write_report(folder, {name: split.texts for name, split in data.splits.items()}, explain)
 
 
@@ -51,8 +59,9 @@ def _run_in(folder: Path) -> RunResult | None:
     return comparison.first_run(comparison.recommended) if comparison.recommended is not None else None
 
 
-def _explained(run: RunResult, texts: Sequence[str], labels: Sequence[str]) -> list[Explanation]:
-    began = monotonic()
-    found = run.classifier.explain(texts, label=labels)
-    log.info("report: the words of %d mistakes were explained in %.1f s", len(texts), monotonic() - began)
+def _explained(run: RunResult, length: int, texts: Sequence[str], labels: Sequence[str]) -> list[Explanation]:
+    """Explain the first texts, of so many characters together."""
+    began, count = monotonic(), int((np.cumsum([len(text) for text in texts]) <= length).sum())
+    found = run.classifier.explain(texts[:count], label=labels[:count])
+    log.info("report: the words of %d mistakes were explained in %.1f s", count, monotonic() - began)
     return found

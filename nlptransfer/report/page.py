@@ -59,8 +59,6 @@ SHOWN = 10
 """Rows of each list of texts, and of confused pairs."""
 TEXT_LENGTH = 600
 """Characters of a text that are shown."""
-EXPLAINED_LENGTH = 2000
-"""Characters, of all texts of mistakes together, whose words are explained: each word costs a pass."""
 BECAUSE = 3
 """Words that are named as what made a mistake."""
 CURVE_POINTS = 150
@@ -89,7 +87,7 @@ _APART = {"split", "row", "text", "drop", "other_split", "other_row", "other_tex
 
 
 Explain = Callable[[Sequence[str], Sequence[str]], Sequence[Explanation]]
-"""Explains texts, each with the label that it is about."""
+"""Explains texts, each with the label that it is about, or the first of them: each word costs a pass."""
 
 
 def write_report(
@@ -334,11 +332,9 @@ def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> d
 
 
 def _mark(mistakes: Sequence[dict[str, Any]], texts: Sequence[str], explain: Explain) -> None:
-    """Find what each word did to a label that was given wrongly, or was not given; of the first texts, as it costs."""
-    ends = np.cumsum([len(text) for text in texts])
-    count = int((ends <= EXPLAINED_LENGTH).sum())
-    labels = [_mistaken(row["true"], row["given"]) for row in mistakes[:count]]
-    for row, explanation in zip(mistakes, explain(texts[:count], labels), strict=False):
+    """Find what each word did to a label that was given wrongly, or was not given."""
+    labels = [_mistaken(row["true"], row["given"]) for row in mistakes]
+    for row, explanation in zip(mistakes, explain(texts, labels), strict=False):
         most = max((abs(word.effect) for word in explanation.words), default=0.0) or 1.0
         words, end = list[tuple[str, float | None]](), 0
         for word in explanation.words:

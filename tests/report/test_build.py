@@ -1,6 +1,7 @@
 """The report with texts in it, and with the words that made its mistakes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from nlptransfer import finetune
 from nlptransfer.cli.app import main
 from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.report.build import report_on
+from nlptransfer.report.build import EXPLAINED_LENGTH, EXPLAINED_WHEN_ASKED, _explained, report_on
 from nlptransfer.results import REPORT, RunResult
 
 
@@ -41,6 +42,16 @@ def test_other_data_is_refused(run, remarks, tmp_path, command_line):
     assert (run / REPORT).read_bytes() == before
     with pytest.raises(RunFolderError, match="a finished run, a comparison, a ranking or an audit, found none"):
         report_on(tmp_path)
+
+
+def test_texts_are_explained_as_far_as_it_costs_little():
+    def explain(texts, label):
+        return [*zip(texts, label, strict=True)]
+
+    run = SimpleNamespace(classifier=SimpleNamespace(explain=explain))
+    texts = ["x" * 200, "y" * 200, "z" * 200]
+    assert _explained(run, EXPLAINED_LENGTH, texts, ["a", "b", "c"]) == [(texts[0], "a"), (texts[1], "b")]
+    assert len(_explained(run, EXPLAINED_WHEN_ASKED, texts, ["a", "b", "c"])) == 3
 
 
 # With a run
