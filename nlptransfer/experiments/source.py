@@ -1,6 +1,6 @@
 """Read the source of a transfer. This file knows no training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
         max_train_rows=transfer.max_source_rows,
         rows_seed=None,
     )
-    parts = [load_data(one, settings, is_target=False) for one in (source if isinstance(source, list) else [source])]
+    several = isinstance(source, list) and not _are_rows(source)
+    parts = [load_data(one, settings, is_target=False) for one in (source if several else [source])]
     if len({part.labels.multi_label for part in parts}) > 1:
         raise SettingError("source: expected one label a row in all of the sources, or lists of labels in all")
     names = dict.fromkeys(name for part in parts for name in part.labels.names)
@@ -59,6 +60,14 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
         labels = target
     data = _joined([_relabeled(part, labels) for part in parts], labels)
     return Source(data.name, labels, data, sizes=tuple(len(part.train) for part in parts))
+
+
+def _are_rows(source: list[Any]) -> bool:
+    """Tell whether a list has a row in each dict: columns and splits hold texts in lists or name files of theirs."""
+    return all(
+        isinstance(row, Mapping) and "train" not in row and any(isinstance(cell, str) for cell in row.values())
+        for row in source
+    )
 
 
 def saved_classifier(source: Any) -> Classifier | None:

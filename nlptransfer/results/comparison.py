@@ -31,7 +31,7 @@ _CANDIDATES = {
 }
 _PAIRS = {
     "candidate": ["{one}"],
-    "less": ["{other}"],
+    "compared with": ["{other}"],
     ">difference in {metric} (95%)": ["{difference:+.3f}", OF_CHANGE],
     ">p": ["{p:.2g}"],
     ">p (Holm)": ["{holm_p:.2g}"],
@@ -44,7 +44,11 @@ _CURVE = {
     ">test {metric} (95%)": ["{mean:.3f}", INTERVAL],
     "no score because": ["{reason}"],
 }
-_ROWS_TO_REACH = {"candidate": ["{one}"], "as good as": ["{other}"], ">labeled rows": ["{rows:,.0f}"]}
+_ROWS_TO_REACH = {
+    "candidate": ["{one}"],
+    "is as good as, with all rows": ["{other}"],
+    ">with labeled rows": ["{rows:,.0f}"],
+}
 
 
 @dataclass(frozen=True)

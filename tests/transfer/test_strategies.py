@@ -412,6 +412,19 @@ def test_sources_are_mixed_by_temperature(sides):
     assert shares(2.0) == pytest.approx(root / root.sum())
 
 
+def test_a_list_of_rows_is_one_source_and_a_list_of_columns_several(sides):
+    source, target, _ = sides("words linear")
+    texts, labels = source["train"]
+    rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    names = load_data(target, DataSettings(calibration_size=0.0)).labels
+    one, two = (
+        load_source(given, names, DataSettings(), Sequential())
+        for given in (rows, [{"text": texts, "label": labels}, {"train": (texts, labels)}])
+    )
+    assert len(one.sizes) == 1 and len(two.sizes) == 2
+    assert {*one.data.train.texts} <= {*texts}
+
+
 def test_rows_that_look_like_the_target_count_more(tune, sides):
     source, target, _ = sides("words linear")
     texts, labels = source["train"]
