@@ -104,7 +104,7 @@ def of_comparison(comparison: ComparisonResult, run: RunResult | None, rows: Pre
         answer=comparison.recommendation or "Nothing is recommended yet.",
         lines=_best_first(lines, comparison.metric),
         metric=metric_name(comparison.metric),
-        trust=[*trust, *_of_test(data, answer and answer.interval), *_of_data(data)],
+        trust=[*trust, *_of_test(data, None if answer is None else answer.interval), *_of_data(data)],
         labels=[*_labels((run.scores.get("test") or {}).get("per_class") or {}, rows)] if run else [],
         commands=[*_uses(str(run.folder) if run and run.has_model else None), *_next("", data.warnings)],
     )
