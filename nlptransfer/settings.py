@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -209,6 +209,12 @@ def as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return json.dumps(dict(value), ensure_ascii=False)
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def differences(each: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write of each of some settings what is not the same in all, as "rank=4 dropout=0.1"."""
+    names = [name for name in dict.fromkeys(chain(*each)) if len({as_text(one.get(name)) for one in each}) > 1]
+    return [" ".join(f"{name}={as_text(one[name])}" for name in names if name in one) for one in each]
 
 
 def check(condition: bool, name: str, value: Any, expected: str) -> None:

@@ -20,7 +20,7 @@ from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.predicting import predict_verb
 from nlptransfer.cli.settings import settings_verb
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import say, show_audit, show_comparison, show_ranking, start_log, visible
+from nlptransfer.cli.terminal import say, show_audit, show_comparison, show_ranking, show_scores, start_log, visible
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
@@ -30,11 +30,28 @@ app = opt.Verbs(no_args_is_help=True, pretty_exceptions_enable=False)
 vectors_app = opt.Verbs(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
-app.command("finetune")(finetune(...))
-app.command("gap")(gap_verb())
-app.command("predict")(predict_verb)
-app.command("explain")(explain_verb)
-app.command("settings")(settings_verb)
+app.command(
+    "finetune",
+    epilog=opt.examples(
+        "finetune reviews.csv",
+        "finetune reviews.csv --route lora --set rank=8 --output-dir runs/lora",
+        "finetune few.csv --source many.csv --transfer joint --route probe",
+    ),
+)(finetune(...))
+app.command("gap", epilog=opt.examples("gap films gadgets", "gap films gadgets --all --seeds 1"))(gap_verb())
+app.command(
+    "predict",
+    epilog=opt.examples(
+        "predict runs/reviews new.csv --output labeled.csv",
+        "predict runs/reviews new.txt --top-k 3",
+        "predict runs/reviews many/ --output-dir labeled --processes 2",
+    ),
+)(predict_verb)
+app.command(
+    "explain",
+    epilog=opt.examples('explain runs/reviews "What a film"', 'explain runs/reviews "What a film" --json'),
+)(explain_verb)
+app.command("settings", epilog=opt.examples("settings lora", "settings training"))(settings_verb)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -65,15 +82,27 @@ def comparing(data_default: Any) -> Callable[..., None]:
         data: Annotated[str, opt.DATA] = data_default,
         routes: Annotated[
             str | None,
-            Option(metavar="A,B,...", help=f"candidates: majority, tfidf, {', '.join(ROUTES)} [default: all]"),
+            opt.option(
+                opt.TRAINING, f"candidates: majority, tfidf, {', '.join(ROUTES)}", metavar="A,B,...", default="all"
+            ),
         ] = None,
-        bases: Annotated[str | None, Option(metavar="A,B,...", help="encoders to start from")] = None,
+        bases: Annotated[
+            str | None,
+            opt.option(opt.TRAINING, "encoders to start from", metavar="A,B,...", default="the routes' own"),
+        ] = None,
         revision: opt.Revision = None,
         seeds: opt.Seeds = 3,
-        trials: Annotated[int, Option(help="settings that a candidate tries on validation")] = 1,
-        max_minutes: Annotated[float | None, Option(help="leave out what would not fit")] = None,
-        delta: Annotated[float, Option(help="a loss in score that does not matter")] = 0.01,
-        sizes: Annotated[str | None, Option(metavar="N,N,...", help="rows of a learning curve")] = None,
+        trials: Annotated[
+            int, opt.option(opt.TRAINING, "settings that a candidate tries on validation", metavar="N")
+        ] = 1,
+        max_minutes: Annotated[
+            float | None,
+            opt.option(opt.TRAINING, "leave out candidates that would not fit", metavar="X", default="no limit"),
+        ] = None,
+        delta: Annotated[float, opt.option(opt.TRAINING, "a loss in score that does not matter", metavar="X")] = 0.01,
+        sizes: Annotated[
+            str | None, opt.option(opt.TRAINING, "labeled rows of a learning curve", metavar="N,N,...")
+        ] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
         take_lock: opt.TakeLock = False,
@@ -100,22 +129,31 @@ def comparing(data_default: Any) -> Callable[..., None]:
     return verb
 
 
-app.command("compare")(comparing(...))
+app.command(
+    "compare",
+    epilog=opt.examples(
+        "compare reviews.csv",
+        "compare reviews.csv --routes tfidf,probe,lora --seeds 1 --max-minutes 30",
+    ),
+)(comparing(...))
 
 
-@app.command("rank")
+@app.command("rank", epilog=opt.examples("rank reviews.csv", "rank few.csv --sources many.csv,other.csv"))
 @opt.reads(opt.TRAINING_READING)
 def rank_verb(
     data: Annotated[str, opt.DATA],
     bases: Annotated[
-        str | None, Option(metavar="A,B,...", help="encoders; by default those that packages hold")
+        str | None,
+        opt.option(opt.TRAINING, "encoders to rank", metavar="A,B,...", default="those that packages hold"),
     ] = None,
     keep_layers: Annotated[
-        str | None, Option(metavar="N,N,...", help="numbers of first layers to try besides all")
+        str | None, opt.option(opt.TRAINING, "numbers of first layers to try besides all", metavar="N,N,...")
     ] = None,
-    sources: Annotated[str | None, Option(metavar="X,Y,...", help="data sets whose gain is estimated")] = None,
+    sources: Annotated[
+        str | None, opt.option(opt.TRANSFER, "data sets whose gain is estimated", metavar="X,Y,...")
+    ] = None,
     revision: opt.Revision = None,
-    max_rows: Annotated[int, Option(help="most training rows that are looked at")] = 1000,
+    max_rows: Annotated[int, opt.option(opt.DATA_PANEL, "most training rows that are looked at", metavar="N")] = 1000,
     output_dir: opt.OutputDir = None,
     overwrite: opt.Overwrite = False,
     take_lock: opt.TakeLock = False,
@@ -138,26 +176,50 @@ def rank_verb(
         show_ranking(result)
 
 
-@app.command("audit")
+@app.command(
+    "audit",
+    epilog=opt.examples(
+        "audit reviews.csv --base tfidf",
+        "audit reviews.csv --clean-to clean.csv --drop copies,conflicts",
+        "audit reviews.csv --fail-on copies,conflicts",
+    ),
+)
 @opt.reads(opt.TRAINING_READING)
 def audit_verb(
     data: Annotated[str, opt.DATA],
     base: Annotated[
-        str | None, Option(help="encoder (hub id or folder), or tfidf for none; by default one that is at hand")
+        str | None,
+        opt.option(
+            opt.TRAINING, "encoder (hub id or folder), or tfidf for none", metavar="BASE", default="one that is at hand"
+        ),
     ] = None,
     revision: opt.Revision = None,
     output_dir: opt.OutputDir = None,
     overwrite: opt.Overwrite = False,
     take_lock: opt.TakeLock = False,
     clean_to: Annotated[
-        Path | None, Option(help="file of the rows without those of --drop, or a folder of a file for each split")
+        Path | None,
+        opt.option(
+            opt.OUTPUT, "file of the rows without those of --drop, or a folder of a file for each split", metavar="PATH"
+        ),
     ] = None,
     drop: Annotated[
         str | None,
-        Option(metavar="A,B,...", help="what --clean-to leaves out [default: copies,conflicts]"),
+        opt.option(
+            opt.OUTPUT,
+            "what --clean-to leaves out: copies, conflicts, label_errors, outliers",
+            metavar="A,B,...",
+            default="copies,conflicts",
+        ),
     ] = None,
     fail_on: Annotated[
-        str | None, Option(metavar="A,B,...", help="end with exit code 3 where one of these is found, as copies")
+        str | None,
+        opt.option(
+            opt.OUTPUT,
+            "end with exit code 3 where one of these is found: copies, conflicts, label_errors, overlaps, giveaways, "
+            "outliers, balance, drift, paraphrases",
+            metavar="A,B,...",
+        ),
     ] = None,
     settings: opt.Set = None,
     quiet: opt.Quiet = False,
@@ -183,14 +245,20 @@ def audit_verb(
         raise Exit(3)
 
 
-@app.command("evaluate")
+@app.command(
+    "evaluate",
+    epilog=opt.examples("evaluate runs/reviews more.csv", "evaluate runs/reviews more.csv --json > scores.json"),
+)
 @opt.reads(opt.ROWS_READING)
 def evaluate_verb(
     model_dir: opt.ModelDir,
     data: Annotated[str, Argument(help="labeled text: a file, or a folder or hub id with the split")],
-    split: Annotated[str, Option(help="which split, where there are several")] = "test",
+    split: Annotated[str, Option(metavar="NAME", help="which split, where there are several")] = "test",
     metric: opt.Metric = None,
-    output: opt.Output = None,
+    as_json: Annotated[bool, opt.option(opt.OUTPUT, "print all scores as one JSON object, no table", "--json")] = False,
+    output: Annotated[
+        Path | None, opt.option(opt.OUTPUT, "file of all scores as JSON, in place of the table", metavar="FILE")
+    ] = None,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
     base: opt.SavedBase = None,
@@ -198,20 +266,32 @@ def evaluate_verb(
     settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="how labels are read")] = None,
     reading: Any = None,
 ) -> None:
-    """Score a saved classifier on labeled text: one JSON object."""
+    """Score a saved classifier on labeled text, and warn of rows that it has learned from."""
     from nlptransfer.classifier import Classifier
+    from nlptransfer.data import data_settings, load_split
+    from nlptransfer.results import read_learned, share_learned
 
     start_log()
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)
     options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
-    scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **options)
-    if output is None:
+    rows = load_split(data, classifier.labels, data_settings(None, options), split, classifier.text_columns)
+    scores = classifier.score(rows, metric or (), batch_size)
+    if output is not None:
+        write_json(output, scores)
+    elif as_json:
         say(json.dumps(scores, indent=2, ensure_ascii=False))
     else:
-        write_json(output, scores)
+        show_scores(scores, classifier.labels, len(rows), data)
+    learned = read_learned(Path(model_dir))
+    if learned is not None and (share := share_learned(learned, rows.texts)):
+        say(
+            f"warning: about {max(1, round(share * len(rows))):,} of these {len(rows):,} rows were used in training, "
+            "so the scores are too high: score it on rows that it has not seen",
+            err=True,
+        )
 
 
-@app.command("bases")
+@app.command("bases", epilog=opt.examples("bases"))
 def bases_verb() -> None:
     """List the encoders and word vectors that Python packages hold: no hub is needed for them."""
     from nlptransfer.cli.terminal import show_bases
@@ -219,7 +299,7 @@ def bases_verb() -> None:
     show_bases()
 
 
-@app.command("report")
+@app.command("report", epilog=opt.examples("report runs/reviews", "report runs/reviews reviews.csv"))
 def report_verb(
     run: Annotated[Path, Argument(help="a run's folder, or a comparison's")],
     data: Annotated[str | None, Argument(help="what it was trained on: shows mistakes with their texts")] = None,
@@ -231,7 +311,7 @@ def report_verb(
     say(f"written: {report_on(run, data)}")
 
 
-@vectors_app.command("train")
+@vectors_app.command("train", epilog=opt.examples("vectors train texts.txt vectors.txt --dimensions 100"))
 @opt.reads(opt.TEXTS_READING)
 def train_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts")],
@@ -258,7 +338,7 @@ def train_vectors_verb(
     _once(make)
 
 
-@vectors_app.command("distill")
+@vectors_app.command("distill", epilog=opt.examples("vectors distill texts.txt vectors.txt"))
 @opt.reads(opt.TEXTS_READING)
 def distill_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts whose words get a vector")],
@@ -283,7 +363,7 @@ def distill_vectors_verb(
     say(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
 
-@vectors_app.command("show")
+@vectors_app.command("show", epilog=opt.examples("vectors show vectors.txt --word film --texts texts.txt"))
 @opt.reads(opt.TEXTS_READING)
 def show_vectors_verb(
     vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],

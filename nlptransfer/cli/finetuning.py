@@ -7,8 +7,6 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
-
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.terminal import say, show_runs, show_tables, start_log
 from nlptransfer.errors import SettingError
@@ -23,29 +21,67 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
     @opt.reads(opt.TRAINING_READING)
     def verb(
         data: Annotated[list[str], opt.DATA] = data_default,
-        route: Annotated[str | None, Option(help=f"one of {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")] = None,
+        max_train_rows: opt.MaxTrainRows = None,
+        route: Annotated[
+            str | None,
+            opt.option(
+                opt.TRAINING, f"how the model learns: {', '.join(ROUTES)}", metavar="NAME", default=DEFAULT_ROUTE
+            ),
+        ] = None,
         base: opt.Base = None,
         revision: opt.Revision = None,
-        source: Annotated[list[str] | None, Option(help="another task to learn from: rows or a classifier")] = None,
+        num_train_epochs: Annotated[
+            int | None,
+            opt.option(opt.TRAINING, "passes over the training rows", metavar="N", default="by route and rows"),
+        ] = None,
+        learning_rate: Annotated[
+            float | None, opt.option(opt.TRAINING, "highest learning rate", metavar="X", default="by route")
+        ] = None,
+        seed: Annotated[
+            int | None,
+            opt.option(opt.TRAINING, "moves initialization and data order, never a split", metavar="N", default="0"),
+        ] = None,
+        settings: opt.Set = None,
+        source: Annotated[
+            list[str] | None,
+            opt.option(opt.TRANSFER, "another task to learn from: rows or a classifier", metavar="DATA"),
+        ] = None,
         transfer: Annotated[
             list[str] | None,
-            Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
+            opt.option(
+                opt.TRANSFER,
+                f"how: {', '.join(TRANSFERS)}; in turn as 'pretrain >> joint'",
+                metavar="NAME",
+                default="sequential where there is a source",
+            ),
         ] = None,
-        unlabeled: Annotated[str | None, Option(metavar="FILE", help="texts of the target without labels")] = None,
-        verdict: Annotated[bool | None, Option("--verdict/--no-verdict", help="measure what the source gains")] = None,
-        fallback: Annotated[bool, Option("--fallback", help="go without a source that does not help")] = False,
-        seeds: Annotated[int | None, Option(help="seeds of the verdict [default: 3]")] = None,
-        sizes: Annotated[str | None, Option(metavar="N,N,...", help="gains by labeled target rows")] = None,
+        unlabeled: Annotated[
+            str | None, opt.option(opt.TRANSFER, "texts of the target without labels", metavar="FILE")
+        ] = None,
+        verdict: Annotated[
+            bool | None,
+            opt.option(
+                opt.TRANSFER,
+                "measure on test what the source gains",
+                "--verdict/--no-verdict",
+                default="where features are frozen",
+            ),
+        ] = None,
+        fallback: Annotated[
+            bool, opt.option(opt.TRANSFER, "go without a source that does not help", "--fallback")
+        ] = False,
+        seeds: Annotated[int | None, opt.option(opt.TRANSFER, "seeds of the verdict", metavar="N", default="3")] = None,
+        sizes: Annotated[
+            str | None,
+            opt.option(opt.TRANSFER, "measure the gain with these numbers of target rows", metavar="N,N,..."),
+        ] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
         take_lock: opt.TakeLock = False,
-        no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
-        no_baseline: Annotated[bool, Option("--no-baseline", help="score no baselines on test")] = False,
-        seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
-        max_train_rows: opt.MaxTrainRows = None,
-        num_train_epochs: Annotated[int | None, Option(help="passes over the training rows")] = None,
-        learning_rate: Annotated[float | None, Option(help="highest learning rate")] = None,
-        settings: opt.Set = None,
+        no_report: Annotated[bool, opt.option(opt.OUTPUT, "write no report.html", "--no-report")] = False,
+        no_baseline: Annotated[
+            bool, opt.option(opt.OUTPUT, "score no baselines (majority, tfidf) beside it", "--no-baseline")
+        ] = False,
         metric: opt.Metric = None,
         quiet: opt.Quiet = False,
         reading: Any = None,

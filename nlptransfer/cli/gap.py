@@ -30,13 +30,15 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
 
     def gap(
         domains: Annotated[list[str], Argument(metavar="DOMAINS", help="folders of labeled rows")] = default,
-        route: Annotated[list[str] | None, Option(help=f"one of frozen features [default: {FROZEN_ROUTE}]")] = None,
+        route: Annotated[
+            list[str] | None, Option(help=f"{FROZEN_ROUTE} or {DEFAULT_ROUTE}", show_default=FROZEN_ROUTE)
+        ] = None,
         base: opt.Base = None,
-        vectors: Annotated[str | None, Option(help="word vectors; by default distilled from the encoder")] = None,
+        vectors: Annotated[str | None, Option(help="word vectors", show_default="distilled from the encoder")] = None,
         every: Annotated[bool, Option("--all", help=f"all strategies, by an mlp and {DEFAULT_ROUTE} too")] = False,
         unlabeled: Annotated[str | None, Option(metavar="NAME", help="file in each folder in place of train")] = None,
         seeds: opt.Seeds = 3,
-        jobs: Annotated[int | None, Option(help="runs side by side; by default one a core, at most 8")] = None,
+        jobs: Annotated[int | None, Option(help="runs side by side", show_default="one a core, at most 8")] = None,
         output_dir: Annotated[Path, Option(help="of the runs")] = Path("runs/gap"),
         take_lock: opt.TakeLock = False,
         settings: opt.Set = None,

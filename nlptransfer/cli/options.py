@@ -14,43 +14,76 @@ from nlptransfer.cli.ending import stoppable
 from nlptransfer.errors import SettingError
 from nlptransfer.settings import convert, pairs
 
+PANELS = DATA_PANEL, TRAINING, TRANSFER, OUTPUT = "Data", "Training", "Transfer", "Output"
+"""Groups of options in the help."""
+
+
+def option(panel: str, help: str, *names: str, metavar: str | None = None, default: str | None = None) -> Any:
+    """Return an option in a group of the help, with what it is where it is not set."""
+    return Option(*names, help=help, metavar=metavar, show_default=default or True, rich_help_panel=panel)
+
+
 DATA = Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
-ModelDir = Annotated[str, Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")]
+ModelDir = Annotated[
+    str, Argument(metavar="MODEL", help="a run's folder, a saved classifier, or one on the hub (owner/name)")
+]
 VectorsFile = Annotated[Path, Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")]
-Base = Annotated[str | None, Option(help="encoder (hub id or folder) or file of word vectors")]
-Revision = Annotated[str | None, Option(help="commit, branch or tag of a base on the hub")]
-SavedBase = Annotated[str | None, Option("--base", help="the model's base, where it is not found by itself")]
-SavedRevision = Annotated[str | None, Option("--revision", help="commit, branch or tag of a classifier on the hub")]
-Output = Annotated[Path | None, Option(help="file to write; standard output if none")]
-BatchSize = Annotated[int | None, Option(help="most texts in one pass through the model")]
-Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; by default a GPU where there is one")]
-Metric = Annotated[list[str] | None, Option(help="a further evaluate metric to score with")]
+Base = Annotated[
+    str | None,
+    option(
+        TRAINING,
+        "encoder (hub id or folder), file of word vectors, or auto for the best at hand",
+        metavar="BASE",
+        default="the first of nlptransfer bases",
+    ),
+]
+Revision = Annotated[str | None, option(TRAINING, "commit, branch or tag of a base on the hub", metavar="NAME")]
+SavedBase = Annotated[
+    str | None, Option("--base", metavar="BASE", help="the model's base, where it is not found by itself")
+]
+SavedRevision = Annotated[
+    str | None, Option("--revision", metavar="NAME", help="commit, branch or tag of a classifier on the hub")
+]
+BatchSize = Annotated[int | None, Option(help="most texts in one pass through the model", show_default="by length")]
+Device = Annotated[
+    str | None, Option(metavar="NAME", help="cpu, cuda, cuda:1, mps", show_default="a GPU where there is one")
+]
+Metric = Annotated[list[str] | None, option(OUTPUT, "a further evaluate metric to score with", metavar="NAME")]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="open gensim's own files, which can run code")]
-OutputDir = Annotated[Path | None, Option(help="the folder to write; by default one under runs/")]
-Overwrite = Annotated[bool, Option("--overwrite", help="throw away what was made there with other settings")]
-TakeLock = Annotated[bool, Option("--take-lock", help="work there although another machine has its lock")]
-Seeds = Annotated[int, Option(help="runs of each that is trained")]
-MaxTrainRows = Annotated[int | None, Option(help="most labeled training rows to use")]
-Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="any setting")]
-Quiet = Annotated[bool, Option("--quiet", help="show no progress and no log")]
+OutputDir = Annotated[
+    Path | None, option(OUTPUT, "the folder to write", metavar="DIR", default="one under runs/, named after the data")
+]
+Overwrite = Annotated[bool, option(OUTPUT, "throw away what was made there with other settings", "--overwrite")]
+TakeLock = Annotated[bool, option(OUTPUT, "work there although another machine has its lock", "--take-lock")]
+Seeds = Annotated[int, option(TRAINING, "runs of each that is trained", metavar="N")]
+MaxTrainRows = Annotated[int | None, option(DATA_PANEL, "most labeled rows to learn from", metavar="N", default="all")]
+Set = Annotated[
+    list[str] | None, option(TRAINING, "any setting that nlptransfer settings lists", "--set", metavar="KEY=VALUE")
+]
+Quiet = Annotated[bool, option(OUTPUT, "show no progress and no log", "--quiet")]
 
 
-def _reading(metavar: str, text: str) -> Any:
-    return Annotated[str | None, Option(metavar=metavar, help=text, rich_help_panel="Reading rows")]
+def examples(*commands: str) -> str:
+    """Return the end of a help: commands that show how a verb is used."""
+    return "\n".join(["Examples:", *(f"  nlptransfer {command}" for command in commands)])
+
+
+def _reading(metavar: str, text: str, default: str | None = None) -> Any:
+    return Annotated[str | None, option(DATA_PANEL, text, metavar=metavar, default=default)]
 
 
 TRAINING_READING = {
-    "text_column": _reading("C[,C2]", "column of the texts, or several; found by itself when unambiguous"),
-    "label_column": _reading("C[,C2]", "column of the labels, or several of 0 and 1; found when unambiguous"),
+    "text_column": _reading("C[,C2]", "column of the texts, or several", "found by itself"),
+    "label_column": _reading("C[,C2]", "column of the labels, or several of 0 and 1", "found by itself"),
     "weight_column": _reading("C", "column of the weight of each row in the loss"),
     "group_column": _reading("C", "column whose rows of one value stay on one side of the splits"),
-    "separator": _reading("CHAR", "what stands between cells; found by itself"),
-    "encoding": _reading("NAME", "of the characters, as cp1252; UTF-8, or UTF-16 by its mark"),
-    "header": _reading("true|false", "whether the first line names the columns; found by itself"),
-    "quoting": _reading("minimal|none", "whether quotes enclose cells"),
+    "separator": _reading("CHAR", "what stands between cells", "found by itself"),
+    "encoding": _reading("NAME", "encoding of the characters, as cp1252", "UTF-8, or UTF-16 by its mark"),
+    "header": _reading("true|false", "whether the first line names the columns", "found by itself"),
+    "quoting": _reading("minimal|none", "whether quotes enclose cells", "found by itself"),
     "escape": _reading("CHAR", "what stands before a quote that is part of a cell, where quotes are not doubled"),
-    "sheet": _reading("NAME", "of a spreadsheet, or its number"),
-    "max_unpacked_gb": _reading("N", "most gigabytes that a packed file may unpack to"),
+    "sheet": _reading("NAME", "sheet of a spreadsheet, or its number", "the one with rows"),
+    "max_unpacked_gb": _reading("N", "most gigabytes that a packed file may unpack to", "1, or 100 times its size"),
 }
 """Options of how rows to learn from are read, by the setting that each fills."""
 ROWS_READING = {
@@ -85,8 +118,20 @@ def reads(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callabl
 class Verb(TyperCommand):
     """A command that can be stopped, and refuses an option that is given twice and holds one value.
 
-    The last would win in silence.
+    The last would win in silence. In its help an option without a value has none, and --help stands with the others.
     """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        for one in self.params:
+            if getattr(one, "is_flag", False):
+                one.metavar = ""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        found = super().get_help_option(ctx)
+        if found is not None and OUTPUT in {getattr(one, "rich_help_panel", None) for one in self.params}:
+            found.rich_help_panel, found.metavar = OUTPUT, ""
+        return found
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, used = self.make_parser(ctx).parse_args(args=[*args])

@@ -36,11 +36,15 @@ def predict_verb(
     output_dir: Annotated[
         Path | None, _parts(help="folder of a file for each input; goes on where it was left")
     ] = None,
-    format: Annotated[str | None, _parts(metavar="KIND", help="parquet, csv, tsv or jsonl  [default: parquet]")] = None,
+    format: Annotated[
+        str | None, _parts(metavar="parquet|csv|tsv|jsonl", help="kind of these files", show_default="parquet")
+    ] = None,
     shard: Annotated[str | None, _parts(metavar="I/N", help="a share of the inputs alone: 0/16 to 15/16")] = None,
-    processes: Annotated[int | None, _parts(metavar="N", help="that work on this machine  [default: 1]")] = None,
+    processes: Annotated[
+        int | None, _parts(metavar="N", help="processes that work on this machine", show_default="1")
+    ] = None,
     claim_minutes: Annotated[
-        float | None, _parts(metavar="M", help="then the part of a silent worker is taken over  [default: 10]")
+        float | None, _parts(metavar="M", help="then the part of a silent worker is taken over", show_default="10")
     ] = None,
     status: Annotated[bool, _parts("--status", help="list what is left, and do nothing")] = False,
     reading: Any = None,

@@ -19,7 +19,9 @@ def _show_written(folder: Path) -> None:
     say(f"written: {folder} ({size_mb(folder):,.1f} MB)")
 
 
-@shipping_app.command("push")
+@shipping_app.command(
+    "push", epilog=opt.examples("push runs/reviews me/reviews --dry-run", "push runs/reviews me/reviews --public")
+)
 def push_verb(
     run: Run,
     repo_id: Annotated[str, Argument(metavar="OWNER/NAME", help="the repo on the hub; made if it is not there")],
@@ -52,7 +54,9 @@ def push_verb(
         say(pushed.pull_request or pushed.url)
 
 
-@shipping_app.command("export")
+@shipping_app.command(
+    "export", epilog=opt.examples("export runs/reviews --to onnx --int8", "export runs/lora --to merged")
+)
 def export_verb(
     run: Run,
     to: Annotated[Literal["onnx", "merged"], Option(help="a graph for onnxruntime; or an adapter made whole")],
@@ -79,7 +83,7 @@ def export_verb(
     _show_written(folder)
 
 
-@shipping_app.command("average")
+@shipping_app.command("average", epilog=opt.examples("average runs/one runs/other --output-dir runs/average"))
 @opt.reads(opt.ROWS_READING)
 def average_verb(
     runs: Annotated[list[Path], Argument(metavar="RUN...", help="adapters of one base: runs, or saved ones")],

@@ -3,15 +3,18 @@
 import logging
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Explanation, PartState
+    from nlptransfer.data import Labels
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult, Tables
 
@@ -21,8 +24,13 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
 """Characters of an example, and findings of a section of an audit, that are shown."""
-MOST_WORDS = 10
-"""Words of an explanation that are shown."""
+VERDICTS = {
+    "helps": "the source helps",
+    "hurts": "the source hurts",
+    "no evidence": "no evidence that the source helps",
+}
+MOST_WORDS, MOST_LABELS = 10, 20
+"""Words of an explanation, and labels of a classifier's scores, that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -132,29 +140,55 @@ def show_parts(states: Sequence["PartState"]) -> None:
 
 
 def show_comparison(result: "ComparisonResult") -> None:
-    """Print the table of a comparison's candidates, its recommendation, and where the report is."""
-    from nlptransfer.results import REPORT
-
-    columns = ("candidate", ">validation", f">test {result.metric} (95%)", ">spread", ">train s", ">MB", ">texts/s")
+    """Print the table of a comparison's candidates, its recommendation, and what to do next."""
+    name = _score_name(result.metric)
+    columns = ("candidate", ">validation", f">test {name} (95%)", ">train s", ">whole s", ">texts/s")
     rows: list[Sequence[str]] = []
     for row in result.table:
         if row["score"] is None:
-            rows.append((row["name"], f"{row['status']}: {row['reason']}"))
+            rows.append((row["name"], row["status"]))
             continue
         rows.append(
             (
                 row["name"],
                 _or_none(row["validation"], ".3f"),
-                f"{row['score']:.3f}" + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"),
-                _or_none(row["spread"], ".3f"),
-                _or_none(row.get("train_seconds"), ".1f"),
-                _or_none(row.get("size_mb"), ".1f"),
+                _with_interval(row["score"], None if row["low"] is None else (row["low"], row["high"])),
+                _or_none(row.get("train_seconds"), ",.1f"),
+                _or_none(result.candidate(row["name"]).seconds_of_run, ",.1f"),
                 _or_none(row.get("texts_per_second_64"), ",.0f"),
             )
         )
-    _print_table(columns, rows, bold=result.recommended)
+    _print_table(columns, rows, bold=result.recommended, folds_first=True)
+    for row in result.table:
+        if row["score"] is None:
+            say(f"{row['name']} {row['status']}: {row['reason']}")
     say(result.recommendation or "")
-    say(f"written: {result.folder / REPORT}")
+    _say_next(result.folder, None if result.recommended is None else result.first_run(result.recommended))
+
+
+def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: str) -> None:
+    """Print the table of a classifier's scores, and that of its labels, those that it knows worst first."""
+    from nlptransfer.evaluation import default_metric, judged_labels
+
+    per_class, metric = scores["per_class"], default_metric(labels)
+    judged = judged_labels(scores)
+    say(f"{data}: scores on {rows:,} rows" + (f", which have {judged}" if judged else ""))
+    names = [metric, *(name for name, value in scores.items() if isinstance(value, float) and name != metric)]
+    hidden = {"subset_accuracy", *(f"{rate}_weighted" for rate in ("f1", "precision", "recall"))}
+    if not labels.multi_label:
+        # Of one label a row they are the accuracy.
+        hidden |= {f"{rate}_micro" for rate in ("f1", "precision", "recall")}
+    values = [(_score_name(name), _score(scores, name)) for name in names if name not in hidden]
+    _print_table(("score", "value (95%)"), values)
+    found = [(name, one) for name, one in per_class.items() if one["support"]]
+    found.sort(key=lambda pair: pair[1]["f1"])
+    rates = [
+        (name, *(f"{one[rate]:.3f}" for rate in ("f1", "precision", "recall")), f"{one['support']:,}")
+        for name, one in found[:MOST_LABELS]
+    ]
+    _print_table(("label", ">F1", ">precision", ">recall", ">rows"), rates, folds_first=True)
+    if (more := len(found) - MOST_LABELS) > 0:
+        say(f"and {more:,} labels with a higher F1: --json prints all")
 
 
 def show_ranking(ranking: "Ranking") -> None:
@@ -189,39 +223,101 @@ def _short(text: str) -> str:
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
-    from nlptransfer.evaluation import judged_labels
-
-    named = any(run.transfer is not None for run in runs)
-    # The gain takes the place of what tells routes apart, as both do not fit into a line.
-    has_source = any(run.transfer is not None and run.transfer.source is not None for run in runs)
-    costs = (">macro F1", ">trainable", ">train s", ">texts/s", ">MB")
-    numbers = (">gain (95%)", ">verdict", ">train s") if has_source else costs
-    rows = []
+    """Print a table of the runs on each data set, with the baselines beside them, and what to do next."""
+    by_data: dict[str, list[RunResult]] = {}
     for run in runs:
-        route, test, cost = run.settings["route"], run.scores.get("test"), run.cost
-        row = [run.data.name, f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"]]
-        if named:
-            row.append(run.transfer.name if run.transfer else "direct")
-        accuracy = "{accuracy:.3f} [{accuracy_interval[0]:.3f}, {accuracy_interval[1]:.3f}]"
-        row.append(accuracy.format(**test) if test else "no test rows")
-        seconds = f"{cost.train_seconds:.1f}"
-        if has_source:
-            row += [*_verdict_cells(run), seconds]
-        else:
-            judged = judged_labels(test) if test else ""
-            macro = f"{test['f1_macro']:.3f}" + (f" ({judged})" if judged else "") if test else ""
-            row += [macro, f"{cost.trainable_parameters:,}", seconds]
-            row += [_or_none(cost.texts_per_second, ",.0f"), _or_none(cost.size_mb, ".1f")]
-        rows.append(row)
-    _print_table(("data", "route", *(["transfer"] if named else []), ">accuracy (95%)", *numbers), rows)
+        by_data.setdefault(run.data.name, []).append(run)
+    for some in by_data.values():
+        _show_runs_on_one(some)
     for run in runs:
         say(f"written: {run.folder}")
+    best = _best_on_validation(next(iter(by_data.values())))
+    _say_next(best.folder, best)
 
 
-def _verdict_cells(run: "RunResult") -> tuple[str, str]:
-    if run.verdict is None:
-        return "", "no labels" if run.transfer and run.transfer.label_free else "not asked for"
-    return _gain(run.verdict.gain, run.verdict.interval), run.verdict.verdict
+def _show_runs_on_one(runs: Sequence["RunResult"]) -> None:
+    from nlptransfer.evaluation import judged_labels
+
+    metric, names = runs[0].metric, _names(runs)
+    split = "test" if any("test" in run.scores for run in runs) else "validation"
+    other = "accuracy" if metric == "f1_macro" else "f1_macro"
+    scored = [run.scores[split] for run in runs if split in run.scores]
+    judged = f" ({judged_labels(scored[0])})" if scored and other == "f1_macro" and judged_labels(scored[0]) else ""
+    columns = (f">{_score_name(metric)} (95%)", f">{_score_name(other)}{judged}", ">train s", ">whole s", ">texts/s")
+    rows = []
+    for name, run in zip(names, runs, strict=True):
+        scores, cost = run.scores.get(split), run.cost
+        row = [name, *([_score(scores, metric), f"{scores[other]:.3f}"] if scores else ["no labels", ""])]
+        row += [f"{cost.train_seconds:,.1f}", _or_none(cost.wall_seconds, ",.1f")]
+        rows.append([*row, _or_none(cost.texts_per_second, ",.0f")])
+    baselines = next((run.baselines for run in runs if run.baselines), {})
+    for name, one in baselines.items():
+        cells = [_score(one.scores, metric), f"{one.scores[other]:.3f}", f"{one.seconds:,.1f}"]
+        rows.append([f"baseline: {name}", *cells])
+    say(f"{runs[0].data.name}: scores on {runs[0].data.rows.get(split, 0):,} {split} rows")
+    bold = names[runs.index(_best_on_validation(runs))] if len(runs) > 1 else None
+    _print_table(("route", *columns), rows, bold=bold, folds_first=True)
+    if sample := [one for one in baselines.values() if one.is_sample]:
+        rows_read = f"{sample[0].rows:,} rows and were scored on {sample[0].scores['rows']:,}"
+        say(f"The baselines learned from {rows_read}, to take no more than a second or two.")
+    for name, run in zip(names, runs, strict=True):
+        if (gain := run.verdict) is not None:
+            measured = f"{_score_name(gain.metric)} {_gain(gain.gain, gain.interval)} (95%), by {gain.seeds} seeds"
+            say(f"{name}: {VERDICTS[gain.verdict]}: {measured}")
+
+
+def _names(runs: Sequence["RunResult"]) -> list[str]:
+    """Name runs by route and strategy, and by what tells those of one route apart."""
+    from nlptransfer.settings import differences
+
+    names = [run.settings["route"]["name"] + (f" {run.transfer.name}" if run.transfer else "") for run in runs]
+    found = [*names]
+    for name in {*names}:
+        alike = [place for place, one in enumerate(names) if one == name]
+        settings = [{**runs[place].question, "fingerprints": None, "source": None} for place in alike]
+        for place, text in zip(alike, differences(settings), strict=True):
+            found[place] = f"{name} {text}".strip()
+    return found
+
+
+def _best_on_validation(runs: Sequence["RunResult"]) -> "RunResult":
+    """Return the first where one of them has no such score, as no label of the target was seen."""
+    from nlptransfer.evaluation import higher_is_better
+
+    metric = runs[0].metric
+    sign = 1 if higher_is_better(metric) else -1
+    if any(metric not in run.scores.get("validation", {}) for run in runs):
+        return runs[0]
+    return max(runs, key=lambda run: sign * run.validation_score(metric))
+
+
+def _say_next(folder: Path, run: "RunResult | None") -> None:
+    """Print what to do next: the report of the folder, and commands for the run's classifier, if it has one."""
+    from nlptransfer.results import REPORT
+
+    if (folder / REPORT).exists():
+        say(f"read the report:  {folder / REPORT}")
+    if run is not None and run.has_model:
+        model = shlex.quote(str(run.folder))
+        # Of the signs that the hub takes in a name.
+        repo = "-".join(re.findall(r"[A-Za-z0-9_]+", f"{run.data.name[:60]} {run.settings['route']['name']}"))
+        say(f"label new texts:  echo 'Write your text here' | nlptransfer predict {model} -")
+        say(f"share the model:  nlptransfer push {model} your-name/{repo} --dry-run")
+
+
+def _score_name(metric: str) -> str:
+    rate, _, mean = metric.partition("_")
+    if mean in ("macro", "micro", "weighted"):
+        return f"{mean} {rate.replace('f1', 'F1')}"
+    return {"mcc": "Matthews correlation", "mae": "mean absolute error"}.get(metric, metric.replace("_", " "))
+
+
+def _score(scores: Mapping[str, Any], metric: str) -> str:
+    return _with_interval(scores[metric], scores.get(f"{metric}_interval"))
+
+
+def _with_interval(score: float, interval: Sequence[float] | None) -> str:
+    return f"{score:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
 def _share(row: "Closed") -> str:
@@ -247,8 +343,12 @@ def _print_table(
     bold: str | None = None,
     lines: bool = False,
     title: str | None = None,
+    folds_first: bool = False,
 ) -> None:
-    """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
+    """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right.
+
+    With ``folds_first`` the first column takes several lines where there is little room, and these columns one.
+    """
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -257,11 +357,20 @@ def _print_table(
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     cells = [[*map(visible, row)] for row in rows]
     # What a row is of is copied into the next command, and stays in one piece where that leaves room for the others.
-    is_short = max((cell_len(row[0]) for row in cells), default=0) <= console.width // 2
-    table = Table(show_lines=lines or not is_short)
+    is_short = folds_first or max((cell_len(row[0]) for row in cells), default=0) <= console.width // 2
+    table = Table(title=title, **_looks(lines or not is_short))
     for place, name in enumerate(columns):
         justify: Any = "right" if name.startswith(">") else "left"
-        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=is_short and place == 0, overflow="fold")
+        no_wrap = justify == "right" if folds_first else is_short and place == 0
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=no_wrap, overflow="fold")
     for row in cells:
         table.add_row(*row, style="bold" if row[0] == bold else "")
     console.print(table)
+
+
+def _looks(lines: bool) -> dict[str, Any]:
+    from rich import box
+
+    if lines:
+        return {"show_lines": True}
+    return {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}

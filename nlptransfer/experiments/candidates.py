@@ -17,7 +17,7 @@ from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
 from nlptransfer.results import RunConfig, RunResult, to_record
 from nlptransfer.routes import ROUTES, Route, named_local
-from nlptransfer.settings import fields_of, fill
+from nlptransfer.settings import differences, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 
 PILOT_ROWS = 192
@@ -134,11 +134,13 @@ def candidates_of(
     described = [candidate.described() for candidate in candidates]
     if twice := next((one["name"] for one in described if described.count(one) > 1), None):
         raise SettingError(f"routes: expected each candidate once, found {twice} twice")
-    names = [candidate.name for candidate in candidates]
-    return [
-        one if names.count(one.name) == 1 else replace(one, name=f"{one.name}-{names[: place + 1].count(one.name)}")
-        for place, one in enumerate(candidates)
-    ]
+    for name in {candidate.name for candidate in candidates}:
+        alike = [place for place, one in enumerate(candidates) if one.name == name]
+        for place, text in zip(alike, differences([described[place]["settings"] for place in alike]), strict=True):
+            # It is the name of a folder too.
+            safe = re.sub(r"[^\w=,. -]+", "-", text)
+            candidates[place] = replace(candidates[place], name=f"{name} {safe}".strip())
+    return candidates
 
 
 def labeled_rows(data: Data) -> int:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ from nlptransfer.results import (
     begin_run,
     card_results,
     claim,
+    learned_hashes,
     plain,
     remove_checkpoints,
     to_record,
+    write_learned,
 )
 from nlptransfer.routes import Built, Route
 from nlptransfer.training import TARGET
@@ -77,7 +80,9 @@ def run(
             result = replace(result, baselines=baselines_of(config))
     if distributed.is_main():
         if not is_finished:
-            result = _saved(config, result) if save_model else result
+            if save_model:
+                result = _saved(config, result)
+                note_learned(config, folder)
             result = replace(result, cost=with_wall_seconds(result.cost, started))
             result.save()
         # Of a finished run too: it may have been killed just before.
@@ -151,6 +156,13 @@ def _train_and_score(
         predictions=predictions,
         live=classifier,
     )
+
+
+def note_learned(config: RunConfig, folder: Path) -> None:
+    """Note the texts that a run has learned from, or was chosen by, as hashes: none is new to its classifier."""
+    sources = [] if config.source is None or config.source.data is None else [config.source.data]
+    splits = [split for data in (config.data, *sources) for name, split in data.splits.items() if name != "test"]
+    write_learned(folder, learned_hashes(chain.from_iterable(split.texts for split in splits)))
 
 
 def baselines_of(config: RunConfig) -> dict[str, Baseline]:

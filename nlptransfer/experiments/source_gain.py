@@ -15,7 +15,7 @@ from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
 from nlptransfer.experiments.environment import with_wall_seconds
-from nlptransfer.experiments.run import baselines_of, run
+from nlptransfer.experiments.run import baselines_of, note_learned, run
 from nlptransfer.files import atomic_folder
 from nlptransfer.results import (
     MODEL,
@@ -144,6 +144,7 @@ def run_with_verdict(
             with atomic_folder(result.model_folder) as new:
                 shutil.copytree(taken.model_folder, new, dirs_exist_ok=True)
                 note_results(new, card_results(result))
+            note_learned(config, folder)
             result.save()
             log.info("%s: %s", config.transfer.name, in_words(verdict))
         distributed.barrier()

@@ -28,6 +28,8 @@ from .figures import reliability_diagram as reliability_diagram
 from .figures import score_against_cost as score_against_cost
 from .figures import training_curves as training_curves
 from .gains import GainCurve as GainCurve
+from .learned import learned_hashes as learned_hashes
+from .learned import share_learned as share_learned
 from .predictions import Predictions as Predictions
 from .ranking import EncoderRank as EncoderRank
 from .ranking import Ranking as Ranking
@@ -56,10 +58,12 @@ from .records import is_comparison as is_comparison
 from .records import is_ranking as is_ranking
 from .records import is_run as is_run
 from .records import plain as plain
+from .records import read_learned as read_learned
 from .records import read_stage as read_stage
 from .records import remove as remove
 from .records import remove_checkpoints as remove_checkpoints
 from .records import warnings_in as warnings_in
+from .records import write_learned as write_learned
 from .records import write_stage as write_stage
 from .result import RunResult as RunResult
 from .summaries import Baseline as Baseline

@@ -39,6 +39,7 @@ log = logging.getLogger("nlptransfer")
 EXPERIMENT = "experiment.json"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
+LEARNED = "learned.npy"
 MODEL = "model"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
@@ -195,6 +196,21 @@ def write_run(result: "RunResult") -> None:
         metrics["baselines"] = to_record(result.baselines)
     write_json(folder / METRICS, metrics)
     write_json(folder / EXPERIMENT, record | {"training": to_record(result.training)})
+
+
+def write_learned(folder: Path, hashes: np.ndarray) -> None:
+    """Write the hashes of the texts that a run has learned from."""
+    with atomic_file(folder / LEARNED) as temporary, temporary.open("wb") as file:
+        np.save(file, hashes, allow_pickle=False)
+
+
+def read_learned(folder: Path) -> np.ndarray | None:
+    """Return what :func:`write_learned` wrote of a run, given its folder or that of its model; None where it is not."""
+    places = [place for place in (folder / LEARNED, folder.parent / LEARNED) if place.exists()]
+    if not places:
+        return None
+    with as_written(places[0].parent, _AGAIN):
+        return np.asarray(np.load(places[0], allow_pickle=False))
 
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":

@@ -8,7 +8,7 @@ from typing import Any
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.evaluation import higher_is_better
+from nlptransfer.evaluation import default_metric, higher_is_better
 from nlptransfer.files import named_path
 from nlptransfer.results import records
 from nlptransfer.results.predictions import Predictions
@@ -73,6 +73,12 @@ class RunResult:
                 f"{self.folder}: expected scores on test, found none, as the data had no test rows: see .scores"
             )
         return self.scores["test"]
+
+    @property
+    def metric(self) -> str:
+        """Name the score that choices were made by."""
+        named = self.settings.get("training", {}).get("metric_for_best_model")
+        return named or default_metric(self.data.labels)
 
     @property
     def stages(self) -> Mapping[str, Fit]:

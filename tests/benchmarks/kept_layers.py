@@ -1,7 +1,7 @@
 """Half of an encoder's layers beside all of them, by every route: accuracy on test, texts per second, size.
 
-    python tests/benchmarks/bases.py trec6 sst2 amazon_kitchen --write rows
-    python tests/benchmarks/kept_layers.py rows/trec6 rows/sst2 rows/amazon_kitchen --output-dir runs/kept    # an hour
+    python tests/benchmarks/bases.py trec6 sst2 tnews --write rows
+    python tests/benchmarks/kept_layers.py rows/trec6 rows/sst2 rows/tnews --output-dir runs/kept    # half an hour
 
 Each route learns from 500 training rows of at most 128 tokens with its own defaults. What is done lies in the folder,
 and the same command goes on.

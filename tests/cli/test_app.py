@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,13 @@ import pytest
 import nlptransfer
 from helpers.encoders import FILM_WORDS, make_film_base
 from nlptransfer import ComparisonResult, RunResult
+from nlptransfer.classifier.output import KINDS as OUTPUTS
 from nlptransfer.cli.app import main
 from nlptransfer.cli.terminal import show_comparison
+from nlptransfer.experiments.baselines import BASELINES
+from nlptransfer.results import DROPPABLE, KINDS
+from nlptransfer.routes import ROUTES
+from nlptransfer.transfer import TRANSFERS
 from nlptransfer.vectors.store import open_vectors
 
 LINEAR = ["--set", "head_type=linear", "--no-report"]
@@ -54,8 +61,16 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     training = settings["training"]
     assert (training["seed"], training["num_train_epochs"], training["learning_rate"]) == (3, 3, 0.01)
     assert "matthews_correlation" in run.metrics
-    assert f"{run.metrics['accuracy']:.3f} [" in ended.out and "word2vec mlp" in ended.out
-    assert ended.out.splitlines()[-1] == f"written: {folder}"
+    low, high = run.metrics["accuracy_interval"]
+    assert f"word2vec            {run.metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]" in ended.out
+    *_, written, labels, shares = ended.out.splitlines()
+    assert written == f"written: {folder}"
+    # What is to be done next runs as it is printed.
+    command = labels.partition(" | nlptransfer ")[2]
+    predicted = command_line(main, *shlex.split(command)[:-1], remarks_folder / "test.jsonl")
+    assert predicted.code == 0 and command.endswith(f"{folder} -"), predicted.err
+    pushed = command_line(main, *shlex.split(shares.partition(" nlptransfer ")[2]))
+    assert pushed.code == 0 and "nothing was sent to" in pushed.out, pushed.err
     assert "word2vec: Data('remarks', 2 labels (negative, positive)" in ended.err
     again = command_line(main, *call)
     assert again.out == ended.out and "finished before, with the same settings" in again.err
@@ -109,7 +124,10 @@ def test_several_data_sets_go_to_folders_of_their_own(
     call = ["--base", vectors_file, "--output-dir", tmp_path / "out", *LINEAR, "--quiet"]
     ended = command_line(main, "finetune", remarks_folder, tickets_file, *call)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines()[-2:] == [f"written: {tmp_path / 'out' / name}" for name in ("remarks", "tickets")]
+    for name, score in (("remarks", "accuracy (95%)"), ("tickets", "micro F1 (95%)")):
+        assert f"written: {tmp_path / 'out' / name}\n" in ended.out
+        assert f"{name}: scores on" in ended.out and score in ended.out
+    assert ended.out.count("baseline: tfidf") == 2 and ended.out.count("nlptransfer predict") == 1
     runs = {folder.name: RunResult.load(folder) for folder in (tmp_path / "out").iterdir()}
     assert {name: run.data.labels.multi_label for name, run in runs.items()} == {"remarks": False, "tickets": True}
 
@@ -148,7 +166,7 @@ def test_quiet_is_quiet_in_a_process_of_its_own(vectors_file, remarks, tmp_path)
     call = ["--base", vectors_file, "--set", "head_type=mlp", "--num-train-epochs", 1]
     ended = started("finetune", "rows.csv", *call, "--quiet", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines()[-1].startswith("written: runs/rows-word2vec-")
+    assert "\nwritten: runs/rows-word2vec-" in ended.stdout
 
 
 # predict and evaluate
@@ -194,7 +212,7 @@ def test_predict_writes_all_or_nothing(command_line, run, tmp_path):
 
 def test_evaluate(command_line, run, remarks_folder, tmp_path):
     rows = remarks_folder / "test.jsonl"
-    ended = command_line(main, "evaluate", run.folder, rows, "--metric", "matthews_correlation")
+    ended = command_line(main, "evaluate", run.folder, rows, "--metric", "matthews_correlation", "--json")
     assert ended.code == 0 and ended.err.startswith(f"{rows}: text from 'text' (") and ended.err.count("\n") == 1
     scores = json.loads(ended.out)
     assert scores["accuracy"] == run.metrics["accuracy"] and scores["mcc"] == scores["matthews_correlation"]
@@ -202,6 +220,23 @@ def test_evaluate(command_line, run, remarks_folder, tmp_path):
     assert command_line(main, *call).out == ""
     per_class = json.loads((tmp_path / "scores.json").read_text())["per_class"]
     assert sum(each["support"] for each in per_class.values()) == 20
+
+
+def test_evaluate_shows_a_table_and_warns_of_training_rows(command_line, run, several, remarks_folder, tickets_file):
+    ended = command_line(main, "evaluate", run.folder, remarks_folder / "test.jsonl")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert lines[1].startswith("score value (95%)") and lines[3].startswith(f"accuracy {run.metrics['accuracy']:.3f} [")
+    assert "label F1 precision recall rows" in lines and "warning" not in ended.err
+    for model in (run.folder, run.folder / "model"):
+        ended = command_line(main, "evaluate", model, remarks_folder, "--split", "train")
+        rows = run.data.rows["train"]
+        # The rows of the calibration are split off these.
+        assert re.search(r"warning: about (\d+) of these \1 rows were used in training", ended.err), (rows, ended.err)
+    shutil.copytree(run.folder / "model", remarks_folder.parent / "alone" / "model")
+    ended = command_line(main, "evaluate", remarks_folder.parent / "alone", remarks_folder, "--split", "train")
+    assert ended.code == 0 and "warning" not in ended.err
+    ended = command_line(main, "evaluate", several.folder, tickets_file)
+    assert ended.out.splitlines()[3].startswith("micro F1") and "rows were used in training" in ended.err
 
 
 # vectors
@@ -253,6 +288,28 @@ print("loaded:", [name for name in heavy if name in sys.modules])
     assert ended.stderr == "" and ended.stdout.splitlines()[-1] == "loaded: []"
     for words in ("--max-train-rows", "--split", "--min-count", "KEY=VALUE", "Label texts", "Nearest", "DATA"):
         assert words.lower() in ended.stdout.lower()
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("", "vectors")])
+def test_help_ends_with_examples_whose_options_there_are(verb, command_line):
+    shown = command_line(main, *verb.split(), "--help").out
+    examples = shown.partition("Examples:")[2].split("nlptransfer ")[1:]
+    assert examples and all(example.startswith(verb) for example in examples), shown
+    for example in examples:
+        tried = command_line(main, *shlex.split(example.replace(">", "")), "--help")
+        assert tried.code == 0 and "Usage: " in tried.out, tried.err
+
+
+CHOICES = {
+    "finetune": [*ROUTES, *TRANSFERS, "Data", "Training", "Transfer", "Output"], "compare": [*ROUTES, *BASELINES],
+    "audit": [*KINDS, *DROPPABLE], "predict": OUTPUTS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", CHOICES)
+def test_help_lists_every_choice(verb, command_line):
+    shown = command_line(main, verb, "--help").out
+    assert [name for name in CHOICES[verb] if name not in shown] == []
 
 
 def test_the_version_is_printed(command_line):
@@ -320,7 +377,7 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
 def test_what_stands_in_brackets_is_shown(capsys):
     rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
     texts = {"metric": "accuracy", "recommendation": "none", "recommended": "full [mine]"}
-    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), **texts))
+    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), first_run=lambda name: None, **texts))
     shown = capsys.readouterr().out
     assert "nlptransfer[offline]" in shown and "full [mine]" in shown
 

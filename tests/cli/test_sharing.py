@@ -160,7 +160,7 @@ def test_one_on_the_hub_on_the_command_line(hub, words, remarks, tmp_path, comma
     wanted = [found.label for found in words.classifier.predict(remarks[0][:3])]
     assert [json.loads(line)["label"] for line in ended.out.splitlines()] == wanted
     rows = write_rows(tmp_path / "rows.jsonl", remarks)
-    ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial")
+    ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial", "--json")
     assert json.loads(ended.out)["accuracy"] == words.classifier.evaluate(rows)["accuracy"]
 
 

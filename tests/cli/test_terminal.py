@@ -3,15 +3,19 @@
 import json
 import logging
 import re
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of
 from nlptransfer.classifier.parts import Part, PartState
 from nlptransfer.cli.app import main
-from nlptransfer.cli.terminal import show_parts, start_log, visible
+from nlptransfer.cli.terminal import show_parts, show_runs, start_log, visible
+from nlptransfer.results import Baseline, RunResult
 
 HOSTILE = "\x1b]0;mine\x07\x9b2J\u202egood\u2066\u200f\r\x08"
 
@@ -74,3 +78,58 @@ def test_long_names_of_parts_fold(width, monkeypatch, capsys):
     columns = ["".join(cell.strip() for cell in column) for column in zip(*rows, strict=True)]
     wanted = ["".join(names), "failed" + "at work", "".join(notes)]
     assert [column.replace(" ", "") for column in columns] == [column.replace(" ", "") for column in wanted]
+
+
+def run_of(folder: Path, route: str, labels=ONE_LABEL, **settings) -> RunResult:
+    """A run with baselines, by a route with settings."""
+    run = result_of(folder, labels, settings={"route": {"name": route}, "training": {}})
+    baselines = {name: Baseline(run.scores["test"], 0.4, 90, is_sample=True) for name in ("majority", "tfidf")}
+    cost = replace(run.cost, texts_per_second=12_345.6, wall_seconds=1234.5)
+    return replace(run, cost=cost, baselines=baselines, question={"route": route, **settings})
+
+
+@pytest.fixture
+def shown(monkeypatch, capsys):
+    """The lines that are shown of runs in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    def call(*runs: RunResult) -> list[str]:
+        show_runs(runs)
+        lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+        table = takewhile(lambda line: not line.startswith(("The baselines", "written")), lines)
+        assert max(map(len, table)) <= 80
+        return [" ".join(line.split()) for line in lines]
+
+    return call
+
+
+def test_a_run_is_shown_beside_its_baselines(shown, tmp_path):
+    run = run_of(tmp_path, "probe")
+    test, lines = run.metrics, shown(run)
+    interval = "[{:.3f}, {:.3f}]".format(*test["accuracy_interval"])
+    assert lines[:2] == ["remarks: scores on 60 test rows", "route accuracy (95%) macro F1 train s whole s texts/s"]
+    score = f"{test['accuracy']:.3f} {interval} {test['f1_macro']:.3f}"
+    assert lines[3:6] == [f"probe {score} 12.5 1,234.5 12,346"] + [
+        f"baseline: {name} {score} 0.4" for name in ("majority", "tfidf")
+    ]
+    assert lines[6].startswith("The baselines learned from 90 rows and were scored on 60")
+
+
+def test_the_score_that_was_chosen_by_comes_first(shown, tmp_path):
+    several = run_of(tmp_path, "probe", SEVERAL)
+    assert "route micro F1 (95%) macro F1" in shown(several)[1]
+    by_macro = replace(several, settings={**several.settings, "training": {"metric_for_best_model": "f1_macro"}})
+    assert "route macro F1 (95%) accuracy" in shown(by_macro)[1]
+
+
+def test_runs_of_one_route_are_told_apart_by_what_differs(shown, tmp_path):
+    runs = [run_of(tmp_path, "lora", rank=rank, dropout=0.1) for rank in (4, 16)]
+    lines = shown(*runs, replace(run_of(tmp_path, "full"), verdict=VERDICT))
+    assert [line.partition(" 0.")[0] for line in lines[3:6]] == ["lora rank=4", "lora rank=16", "full"]
+    assert "full: the source helps: accuracy +0.060 [+0.010, +0.110] (95%), by 3 seeds" in lines
+
+
+def test_validation_rows_are_named_where_there_are_no_others(shown, tmp_path):
+    run = result_of(tmp_path, split="validation", settings={"route": {"name": "full"}})
+    assert shown(run)[0] == "remarks: scores on 60 validation rows"

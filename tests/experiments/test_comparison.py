@@ -534,7 +534,7 @@ def test_candidates_are_named_apart():
     assert [one.name for one in candidates] == names
     assert candidates[3].route == Lora(rank=3) and candidates[1].route == Word2Vec()
     candidates = candidates_of((Lora(rank=4), Lora(rank=8)), (None,), {})
-    assert [one.name for one in candidates] == ["lora-1", "lora-2"]
+    assert [one.name for one in candidates] == ["lora rank=4", "lora rank=8"]
     with pytest.raises(SettingError, match="expected each candidate once, found lora twice"):
         candidates_of(("lora", Lora()), (None,), {})
     with pytest.raises(SettingError, match="unknown route 'lore': did you mean 'lora'"):

@@ -13,8 +13,8 @@ needs_shared = pytest.mark.skipif(
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER_FILES = MODEL_FILES - {"model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
 RECORD_FILES = {"experiment.json", "metrics.json", "predictions.parquet"}
-RUN_FILES = RECORD_FILES | {f"model/{name}" for name in MODEL_FILES}
-ADAPTER_RUN_FILES = RECORD_FILES | {f"model/{name}" for name in ADAPTER_FILES}
+RUN_FILES = RECORD_FILES | {"learned.npy"} | {f"model/{name}" for name in MODEL_FILES}
+ADAPTER_RUN_FILES = RECORD_FILES | {"learned.npy"} | {f"model/{name}" for name in ADAPTER_FILES}
 
 
 def files_of(folder: Path) -> dict[str, int]:
