@@ -322,6 +322,7 @@ def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> d
         "row": rows.ids[row],
         "words": [(in_lines(text[:TEXT_LENGTH]), None)],
         "is_cut": len(text) > TEXT_LENGTH,
+        "about": None if rows.right[row] else _mistaken(true, given),
         "label": None,
         "because": (),
         "true": true,
@@ -333,8 +334,8 @@ def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> d
 
 def _mark(mistakes: Sequence[dict[str, Any]], texts: Sequence[str], explain: Explain) -> None:
     """Find what each word did to a label that was given wrongly, or was not given."""
-    labels = [_mistaken(row["true"], row["given"]) for row in mistakes]
-    for row, explanation in zip(mistakes, explain(texts, labels), strict=False):
+    explanations = explain(texts, [row["about"] for row in mistakes])
+    for row, explanation in zip(mistakes, explanations, strict=False):
         most = max((abs(word.effect) for word in explanation.words), default=0.0) or 1.0
         words, end = list[tuple[str, float | None]](), 0
         for word in explanation.words:
