@@ -68,7 +68,7 @@ def open_entry(folder: Path, name: str, opened: Callable[[Path], Opened]) -> Ope
     except (NlpTransferError, FileNotFoundError) as error:
         if _identity(folder) != found:  # another process has removed it or put another one there
             return open_entry(folder, name, opened)
-        log.warning("%s: what was kept of it is damaged, and is made anew (%s)", name, error)
+        log.warning("%s: the copy in the cache is damaged, and is made anew (%s)", name, error)
         remove(folder)
     return None
 
@@ -140,4 +140,4 @@ def warn_of_cache(error: StorageError) -> None:
     """Say once of a cache that it cannot be written."""
     if (root := cache_folder("")) not in _warned:
         _warned.add(root)
-        log.warning("the cache cannot be written, and what it would hold is made by each command anew (%s)", error)
+        log.warning("The cache cannot be written, so each command computes anew what it would hold (%s)", error)

@@ -12,10 +12,11 @@ _memo: ContextVar[tuple[dict[Any, Any], Collection[str] | None] | None] = Contex
 @contextmanager
 def shared_work(kinds: Collection[str] | None = None) -> Iterator[None]:
     """Enable memoization of :func:`once` of these kinds (None: of all) inside this block, unless it is enabled."""
-    if _memo.get() is not None:
+    memo, enabled = _memo.get() or ({}, ())
+    if enabled is None or (kinds is not None and {*kinds} <= {*enabled}):
         yield
         return
-    before = _memo.set(({}, kinds))
+    before = _memo.set(({**memo}, None if kinds is None else {*enabled, *kinds}))
     try:
         yield
     finally:

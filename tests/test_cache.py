@@ -46,7 +46,7 @@ def test_what_is_damaged_is_made_anew_and_said(entry: Path, caplog: pytest.LogCa
     (entry / "deep" / "text").write_text("whale")
     assert cached_entry(entry, "it", make, read) == "whole" and make.calls == 2
     damaged = f"{entry}: damaged: deep/text is not as it was written"
-    assert caplog.messages == [f"it: what was kept of it is damaged, and is made anew ({damaged})"]
+    assert caplog.messages == [f"it: the copy in the cache is damaged, and is made anew ({damaged})"]
 
 
 def test_what_cannot_be_opened_is_made_anew(entry: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -59,7 +59,7 @@ def test_what_cannot_be_opened_is_made_anew(entry: Path, caplog: pytest.LogCaptu
 
     cached_entry(entry, "it", make, read)
     assert cached_entry(entry, "it", make, opened) == "whole"
-    assert caplog.messages == ["it: what was kept of it is damaged, and is made anew (of another version)"]
+    assert caplog.messages == ["it: the copy in the cache is damaged, and is made anew (of another version)"]
 
 
 def test_an_error_in_making_leaves_nothing(entry: Path) -> None:
@@ -134,7 +134,7 @@ def test_without_a_cache_it_is_made_once_in_a_process(
     assert cached_entry(entry.with_name("other"), "it", make, read) == "whole"
     assert make.calls == 2
     (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, and what it would hold is made by each command anew (/")
+    assert line.startswith("The cache cannot be written, so each command computes anew what it would hold (/")
     # Nor temporary files.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     (tmp_path / "none").write_text("no folder")

@@ -89,6 +89,22 @@ def test_one_file_reads_pickles() -> None:
     assert users_of(r"\btorch\.load\(|\bSaveLoad\b|\bread_pickle\(|\bKeyedVectors\.load\(") == {"vectors/formats.py"}
 
 
+def test_packages_that_take_long_are_imported_where_all_need_them() -> None:
+    slow = {"datasets", "evaluate", "gensim", "matplotlib", "pandas", "peft", "sklearn"}
+    found = {
+        name
+        for name, path in FILES.items()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for module in ([one.name for one in node.names] if isinstance(node, ast.Import) else [])
+        + ([str(node.module)] if isinstance(node, ast.ImportFrom) else [])
+        if module.partition(".")[0] in slow
+    }
+    assert found == {
+        "classifier/onnx_export.py", "evaluation/further.py", "experiments/estimators.py", "models/mixing.py",
+        "routes/lora.py",
+    }  # fmt: skip
+
+
 LIGHT = {
     "nlptransfer": "torch transformers numpy pandas datasets gensim accelerate sklearn typer",
     "nlptransfer.data.labels": "torch transformers datasets",

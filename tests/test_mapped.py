@@ -75,4 +75,4 @@ def test_without_a_cache_it_is_among_temporary_files(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING, logger="nlptransfer"):
         assert mapped.concatenated([np.arange(100)]).tolist() == [*range(100)]
-    assert "the cache cannot be written" in caplog.text
+    assert "The cache cannot be written" in caplog.text

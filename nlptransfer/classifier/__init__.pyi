@@ -10,6 +10,7 @@ from .output import from_cell as from_cell
 from .output import open_output as open_output
 from .parts import PartState as PartState
 from .persistence import note_results as note_results
+from .persistence import saved_task as saved_task
 from .prediction import PredictedRows as PredictedRows
 from .prediction import Prediction as Prediction
 from .push import push_saved as push_saved

@@ -15,7 +15,6 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.classifier.explain import Explanation, explained
-from nlptransfer.classifier.onnx_export import export_onnx
 from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.classifier.persistence import SavedRecord, local_folder, saved_folder, writable_folder
 from nlptransfer.classifier.prediction import PredictedRows, Prediction
@@ -217,7 +216,7 @@ class Classifier:
                 without_text += int(rows.without_text.sum())
                 yield part, rows
         if without_text:
-            log.info("%s: rows without text, which get no label: %d", where, without_text)
+            log.info("%s: %d rows have no text, and get no label", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
         return self._of_logits(texts, self.logits(texts, batch_size=batch_size), min_confidence)
@@ -293,6 +292,8 @@ class Classifier:
             VerificationError: the graph gives other logits.
             RunFolderError: the folder holds something that is not a saved classifier.
         """
+        from nlptransfer.classifier.onnx_export import export_onnx
+
         writable_folder(folder)
         texts = made_texts(self.labels, self.tokenizer)
         with scratch_folder(folder) as place:

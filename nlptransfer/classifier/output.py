@@ -86,7 +86,7 @@ def free_names(added: Sequence[str], rows: Table, where: str) -> dict[str, str]:
         prefix = f"predicted_{number}_" if number > 1 else "predicted_"
         number += 1
         names = abridged([repr(prefix + name) for name in added], 4)
-        log.info("%s: the rows have a column %r already; predictions go to %s", where, clash[0], names)
+        log.info("%s: there is a column %r already, so predictions go to %s", where, clash[0], names)
     return {name: prefix + name for name in added}
 
 

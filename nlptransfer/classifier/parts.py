@@ -212,7 +212,11 @@ def _found(inputs: str | Path | Sequence[str | Path], output_dir: Path, format: 
         if not some:
             raise DataError(f"{path}: expected files of rows, found none: name a folder that has some")
         if others:
-            log.info("%s: left alone: %s", path, abridged([str(other.relative_to(path)) for other in others], 5))
+            log.info(
+                "%s: these files are not read: %s",
+                path,
+                abridged([str(other.relative_to(path)) for other in others], 5),
+            )
         files |= {os.path.abspath(file): file for file in some}
     root, parts = os.path.commonpath(roots), dict[Path, Part]()
     for place, file in sorted(files.items()):

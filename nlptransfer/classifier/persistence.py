@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nlptransfer.classifier.onnx import Exported
 from nlptransfer.data import NORMALIZATIONS, Labels
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.files import content_stamp, file_hash, named_path, read_json, without_leftovers, write_json
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
-from nlptransfer.routes import ROUTES, SavedFormat
+from nlptransfer.routes import ROUTES
 from nlptransfer.settings import Count, NonNegative, check, convert, fill
+
+if TYPE_CHECKING:
+    from nlptransfer.routes import SavedFormat
 
 _STAMP = "sha256"
 """Key of the hash of all other content."""
@@ -39,7 +42,7 @@ _REPAIR = "it is damaged or was changed: fetch it again, or save it anew"
 class SavedRecord:
     """What nlptransfer.json says: all that the weights and the config do not."""
 
-    route: SavedFormat
+    route: "SavedFormat"
     labels: Labels
     thresholds: tuple[float, ...] | None
     normalization: str
@@ -72,6 +75,8 @@ class SavedRecord:
     @classmethod
     def of_json(cls, content: Mapping[str, Any], place: Path) -> "SavedRecord":
         """Read the content of the file; raise a RunFolderError where a newer nlptransfer has saved it."""
+        from nlptransfer.classifier.onnx import Exported
+
         name, normalization = content["route"], content["normalization"]
         try:
             kind = Exported if name == Exported.name else ROUTES.find(name)
@@ -98,16 +103,8 @@ class SavedRecord:
     @classmethod
     def read(cls, folder: Path) -> "SavedRecord":
         """Read the file in a folder; a RunFolderError where it is not as it was saved."""
-        place = folder / RECORD
-        try:
-            content = dict(read_json(place))
-            if "files" in content and content.pop(_STAMP, None) != _stamp(content):
-                raise ValueError("other content than was saved")
-            _check_types(content)
-            return cls.of_json(content, place)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, DataError, SettingError) as error:
-            found = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise RunFolderError(f"{place}: expected what nlptransfer saved there, found {found}: {_REPAIR}") from error
+        with _as_saved(folder / RECORD) as place:
+            return cls.of_json(_content(place), place)
 
     def check_files(self, folder: Path) -> None:
         """Raise a RunFolderError for the first file that is missing or not as it was saved."""
@@ -124,6 +121,33 @@ class SavedRecord:
         files = {name: file_hash(path) for name, path in others.items() if name not in (RECORD, CARD)}
         content = replace(self, files=files).as_json()
         write_json(folder / RECORD, content | {_STAMP: _stamp(content)})
+
+
+@contextmanager
+def _as_saved(place: Path) -> Iterator[Path]:
+    """Raise a RunFolderError for what is not as it was saved."""
+    try:
+        yield place
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, DataError, SettingError) as error:
+        found = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise RunFolderError(f"{place}: expected what nlptransfer saved there, found {found}: {_REPAIR}") from error
+
+
+def _content(place: Path) -> dict[str, Any]:
+    content = dict(read_json(place))
+    if "files" in content and content.pop(_STAMP, None) != _stamp(content):
+        raise ValueError("other content than was saved")
+    _check_types(content)
+    return content
+
+
+def saved_task(source: str | Path) -> tuple[Labels, tuple[str, ...]] | None:
+    """Return the labels and text columns of a classifier that is saved here, without opening it; None on the hub."""
+    if is_hub_source(source):
+        return None
+    with _as_saved(saved_folder(local_folder(source, None, None)) / RECORD) as place:
+        content = _content(place)
+        return Labels(tuple(content["labels"]), content["multi_label"]), tuple(content.get("text_columns", ()))
 
 
 def _check_types(content: Mapping[str, Any]) -> None:

@@ -139,7 +139,12 @@ class _Worker:
                 self.tell(None)
                 first = self.plan.state(parts[left[0]])
                 if first.status == "at work" and (looks := looks + 1) == LOOKS_TO_SAY:
-                    log.info("%s and %d more: waited for; at work: %s", first.part.output, len(left) - 1, first.note)
+                    log.info(
+                        "Waiting for %s and %d more, which others work on: %s",
+                        first.part.output,
+                        len(left) - 1,
+                        first.note,
+                    )
                 time.sleep(SECONDS_TO_LOOK)
             left = open_
 
@@ -181,7 +186,7 @@ class _Worker:
         except (_Lost, FileNotFoundError):
             if not claim.is_lost:
                 raise
-            log.warning("%s: left to another worker, which took this one for dead", part.output)
+            log.warning("%s: another worker has taken this part over, as it heard nothing of this one", part.output)
             return False
         else:
             self.rows_per_byte = texts / max(1, size)
@@ -233,7 +238,7 @@ class _Report:
         pace = self._pace(now - self._begun)
         if event.share == 1.0 and not was_over:
             if event.failure:
-                log.warning("failed, and the others go on: %s", event.failure)
+                log.warning("A part has failed, and the others go on: %s", event.failure)
             elif texts := self._texts[number]:
                 log.info("%s: %s texts; %s done%s", self.plan.parts[number].output, f"{texts:,}", self.said, pace)
         self.bar.say(f"predicting, {self.said}")
@@ -274,7 +279,9 @@ def _by_processes(plan: Plan, seconds: float, count: int, report: _Report) -> No
                     workers[events].join()
                     if code := workers[events].exitcode:
                         codes.append(signal.Signals(-code).name if code < 0 else f"exit code {code}")
-                        log.warning("a process has ended before its time (%s); the others go on", codes[-1])
+                        log.warning(
+                            "A process has ended before its time (exit code %s), and the others go on", codes[-1]
+                        )
                     continue
                 if isinstance(event, NlpTransferError):
                     raise event

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +15,13 @@ from nlptransfer.cli import options as opt
 from nlptransfer.cli.ending import printable
 from nlptransfer.cli.explaining import explain_verb
 from nlptransfer.cli.finetuning import finetune
+from nlptransfer.cli.first_look import rows_first, split_first
 from nlptransfer.cli.gap import gap_verb
+from nlptransfer.cli.log import repeat_warnings, say, start_log, visible
 from nlptransfer.cli.predicting import predict_verb
 from nlptransfer.cli.settings import settings_verb
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import say, show_audit, show_comparison, show_ranking, show_scores, start_log, visible
+from nlptransfer.cli.terminal import show_audit, show_comparison, show_ranking, show_scores
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
@@ -112,19 +113,23 @@ def comparing(data_default: Any) -> Callable[..., None]:
         reading: Any = None,
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
-        from nlptransfer import distributed
-        from nlptransfer.experiments import compare
-
         start_log(quiet)
-        options = {
+        arguments = {
             "routes": opt.listed("routes", routes), "bases": opt.listed("bases", bases), "revision": revision,
             "seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta,
             "sizes": opt.listed("sizes", sizes, int), "output_dir": output_dir, "overwrite": overwrite,
-            "take_lock": take_lock, "max_train_rows": max_train_rows, **reading, "progress": not quiet,
+            "take_lock": take_lock,
         }  # fmt: skip
-        result = compare(data, **opt.config_of(options, settings, signature(compare).parameters))
+        options = arguments | {"max_train_rows": max_train_rows, **reading, "progress": not quiet}
+        config = opt.config_of(options, settings, ("data", *arguments))
+        with rows_first(data, config, arguments):
+            from nlptransfer import distributed
+            from nlptransfer.experiments import compare
+
+            result = compare(data, **config)
         if distributed.is_main():
             show_comparison(result)
+            repeat_warnings()
 
     return verb
 
@@ -162,18 +167,21 @@ def rank_verb(
     reading: Any = None,
 ) -> None:
     """Rank encoders, how many of their layers to keep, and sources, before any training."""
-    from nlptransfer import distributed
-    from nlptransfer.experiments import rank
-
     start_log(quiet)
-    options = {
+    arguments = {
         "bases": opt.listed("bases", bases), "keep_layers": opt.listed("keep_layers", keep_layers, int),
         "sources": opt.listed("sources", sources), "revision": revision, "max_rows": max_rows,
-        "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock, **reading,
+        "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock,
     }  # fmt: skip
-    result = rank(data, **opt.config_of(options, settings, signature(rank).parameters))
+    config = opt.config_of(arguments | reading, settings, ("data", "report", *arguments))
+    with rows_first(data, config, arguments):
+        from nlptransfer import distributed
+        from nlptransfer.experiments import rank
+
+        result = rank(data, **config)
     if distributed.is_main():
         show_ranking(result)
+        repeat_warnings()
 
 
 @app.command(
@@ -226,19 +234,22 @@ def audit_verb(
     reading: Any = None,
 ) -> None:
     """Look at data before any training: copies, wrong labels, give-aways, outliers, drift, overlapping labels."""
-    from nlptransfer import distributed
-    from nlptransfer.experiments import audit
-    from nlptransfer.results import KINDS, checked
-
     start_log(quiet)
-    fatal = checked("fail_on", opt.listed("fail_on", fail_on) or (), KINDS)
-    options = {
+    arguments = {
         "base": base, "revision": revision, "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock,
-        "clean_to": clean_to, "drop": opt.listed("drop", drop), **reading,
+        "clean_to": clean_to, "drop": opt.listed("drop", drop),
     }  # fmt: skip
-    result = audit(data, **opt.config_of(options, settings, signature(audit).parameters))
+    config = opt.config_of(arguments | reading, settings, ("data", "report", *arguments))
+    with rows_first(data, config, arguments, whole=True):
+        from nlptransfer import distributed
+        from nlptransfer.experiments import audit
+        from nlptransfer.results import KINDS, checked
+
+        fatal = checked("fail_on", opt.listed("fail_on", fail_on) or (), KINDS)
+        result = audit(data, **config)
     if distributed.is_main():
         show_audit(result)
+        repeat_warnings()
         if found := [finding for finding in result.findings if finding.kind in fatal]:
             say(f"failed on {found[0].kind}: {found[0].sentence}", err=True)
     if any(finding.kind in fatal for finding in result.findings):
@@ -267,14 +278,16 @@ def evaluate_verb(
     reading: Any = None,
 ) -> None:
     """Score a saved classifier on labeled text, and warn of rows that it has learned from."""
+    start_log()
+    options = opt.config_of(reading, settings, ("data", "settings", "split", "further", "batch_size"))
+    opened = split_first(model_dir, data, split, options)
+
     from nlptransfer.classifier import Classifier
     from nlptransfer.data import data_settings, load_split
     from nlptransfer.results import read_learned, share_learned
 
-    start_log()
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)
-    options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
-    rows = load_split(data, classifier.labels, data_settings(None, options), split, classifier.text_columns)
+    rows = load_split(opened, classifier.labels, data_settings(None, options), split, classifier.text_columns)
     scores = classifier.score(rows, metric or (), batch_size)
     if output is not None:
         write_json(output, scores)

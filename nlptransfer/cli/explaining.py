@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, show_explanation, start_log
+from nlptransfer.cli.log import say, start_log
+from nlptransfer.cli.terminal import show_explanation
 
 
 def explain_verb(

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, show_runs, show_tables, start_log
+from nlptransfer.cli.first_look import rows_first
+from nlptransfer.cli.log import repeat_warnings, say, start_log
+from nlptransfer.cli.terminal import show_runs, show_tables
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import fields_of
 from nlptransfer.transfer import TRANSFERS
+
+ARGUMENTS = (
+    "data", "route", "base", "revision", "source", "unlabeled", "transfer", "verdict", "fallback", "seeds",
+    "output_dir", "overwrite", "take_lock", "report", "save_model", "baseline", "further_metrics",
+)  # fmt: skip
+"""Of the public function, which takes seconds to import; all others are settings."""
 
 
 def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
@@ -104,7 +112,8 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         if curve is None:
             files = {"overwrite": overwrite, "report": not no_report, "baseline": not no_baseline}
             named = {setting for each in variants for setting in each}
-            return run_and_show([call | files for call in _named_runs(calls, transfers, named, output_dir)], quiet)
+            runs = [call | files for call in _named_runs(calls, transfers, named, output_dir)]
+            return run_and_show(runs, quiet)
         if overwrite:
             raise SettingError("--overwrite: expected no --sizes with it: name another --output-dir")
         for name, is_set in (("--no-report", no_report), ("--no-baseline", no_baseline)):
@@ -138,7 +147,7 @@ def _named_runs(
 
 def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's settings, without those of its route where another route is chosen."""
-    if chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
+    if not recipe or chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
         return dict(recipe)
     others = {"route"}.union(*map(fields_of, ROUTES.values())) - fields_of(ROUTES.find(chosen["route"])).keys()
     return {name: value for name, value in recipe.items() if name not in others}
@@ -146,13 +155,17 @@ def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
 
 def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
     """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
-    from nlptransfer import distributed
-    from nlptransfer.experiments import finetune
-
     start_log(quiet)
-    runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
+    runs = []
+    for call in calls:
+        with rows_first(call["data"], call, ARGUMENTS):
+            from nlptransfer import distributed
+            from nlptransfer.experiments import finetune
+
+            runs.append(finetune(**{"progress": not quiet, **call}))
     if distributed.is_main():
         show_runs(runs)
+        repeat_warnings()
 
 
 def _curves_and_show(
@@ -162,13 +175,9 @@ def _curves_and_show(
     output_dir: Path | None,
     quiet: bool,
 ) -> None:
-    from nlptransfer import distributed
-    from nlptransfer.experiments import gain_curve
     from nlptransfer.results import GAINS
 
-    start_log()
-    # What the many runs have to say would bury the gains.
-    logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
+    start_log(quiet)
     for curve in curves:
         config = {"source": None, **curve}
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
@@ -176,7 +185,13 @@ def _curves_and_show(
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
         name = f"{Path(str(config['data'])).name.split('.')[0]}-{config.get('route', DEFAULT_ROUTE)}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
-        gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
+        with rows_first(config["data"], config, ARGUMENTS):
+            from nlptransfer import distributed
+            from nlptransfer.experiments import gain_curve
+
+            # What the many runs have to say would bury the gains.
+            logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
+            gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
             show_tables(gains)
             say(f"written: {folder / GAINS}")

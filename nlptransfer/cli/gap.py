@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import show_closed, start_log
+from nlptransfer.cli.log import start_log
+from nlptransfer.cli.terminal import show_closed
 from nlptransfer.routes import DEFAULT_ROUTE, FROZEN_ROUTE
 
 CLOSED_FORM = ("coral", "selftrain")

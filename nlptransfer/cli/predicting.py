@@ -6,8 +6,11 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
+from nlptransfer.classifier import check_output
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, show_parts, start_log
+from nlptransfer.cli.first_look import texts_first
+from nlptransfer.cli.log import say, start_log
+from nlptransfer.cli.terminal import show_parts
 from nlptransfer.errors import SettingError, abridged
 
 
@@ -70,14 +73,15 @@ def predict_verb(
             f"expected one file, found {len(texts)}: --output-dir DIR takes several, each to a file there"
         )
     else:
+        if output is not None:
+            check_output(output, texts[0])
+        texts_first(model_dir, texts[0], reading)
         _predict_one(model_dir, texts[0], output, opened, options)
 
 
 def _predict_one(model: str, texts: str, output: Path | None, opened: dict[str, Any], options: dict[str, Any]) -> None:
-    from nlptransfer.classifier import Classifier, check_output
+    from nlptransfer.classifier import Classifier
 
-    if output is not None:
-        check_output(output, texts)
     classifier = Classifier.load(model, **opened)
     if output is not None:
         classifier.predict_file(texts, output, **options)

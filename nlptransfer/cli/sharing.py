@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import say, start_log
+from nlptransfer.cli.log import say, start_log
 from nlptransfer.files import size_mb
 from nlptransfer.locks import locked
 

@@ -1,7 +1,5 @@
-"""Print the log and the tables of the verbs. This file does not know how results were computed."""
+"""Print the tables of the verbs. This file does not know how results were computed."""
 
-import logging
-import os
 import re
 import shlex
 import sys
@@ -10,17 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from nlptransfer.cli.log import say, visible
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Explanation, PartState
     from nlptransfer.data import Labels
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult, Tables
-
-
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Codes that a terminal obeys, marks that turn the direction of a line, and bytes of names that are no text."""
 
 MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
 """Characters of an example, and findings of a section of an audit, that are shown."""
@@ -31,39 +25,6 @@ VERDICTS = {
 }
 MOST_WORDS, MOST_LABELS = 10, 20
 """Words of an explanation, and labels of a classifier's scores, that are shown."""
-
-
-def visible(text: str, breaks: bool = True) -> str:
-    """Write codes that a terminal would obey as JSON does: names of labels, files and columns may hold any.
-
-    JSON stays the same value. Tabs and, with ``breaks``, ends of lines stay as they are.
-    """
-    text = text if breaks else text.replace("\n", r"\n")
-    return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
-
-
-def say(text: str, err: bool = False) -> None:
-    """Print a line, with nothing in it that a terminal would obey."""
-    typer.echo(visible(text), err=err)
-
-
-class _OneLine(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return visible(super().formatMessage(record), breaks=False)
-
-
-def start_log(quiet: bool = False) -> None:
-    """Show the log, of the main process alone; nothing but errors where ``quiet``."""
-    log = logging.getLogger("nlptransfer")
-    if quiet:
-        log.setLevel(logging.ERROR)
-        return
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_OneLine("%(message)s"))
-        log.addHandler(handler)
-        # The main process speaks for all, already before they know each other.
-        log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 def show_tables(result: "Tables") -> None:

@@ -322,13 +322,13 @@ def _key(name: str) -> str:
 
 
 def _log(table: Table, columns: Columns, *, is_inferred: bool) -> None:
-    parts = [_described("text", table, columns.text)]
+    parts = [_described("texts", table, columns.text)]
     if columns.label:
-        parts.append(_described("label", table, columns.label))
+        parts.append(_described("labels", table, columns.label))
     if columns.weight:
-        parts.append(f"weight from {columns.weight!r}")
+        parts.append(f"weights from column {columns.weight!r}")
     if columns.group:
-        parts.append(f"what stays on one side from {columns.group!r}")
+        parts.append(f"rows of one value of {columns.group!r} stay on one side of the splits")
     used = {*columns.text, *columns.label, columns.weight, columns.group}
     if unused := _unused(table, used, has_label=bool(columns.label), is_inferred=is_inferred):
         parts.append(f"not used: {abridged(unused, 5)}")
@@ -337,7 +337,7 @@ def _log(table: Table, columns: Columns, *, is_inferred: bool) -> None:
 
 def _described(what: str, table: Table, names: Iterable[str]) -> str:
     columns = [f"{name!r} ({_Content.of(table, name).shown})" for name in names]
-    return f"{what} from {abridged(columns, 5)}"
+    return f"{what} from {'column' if len(columns) == 1 else 'columns'} {abridged(columns, 5)}"
 
 
 def _unused(table: Table, used: set[str | None], *, has_label: bool, is_inferred: bool) -> list[str]:

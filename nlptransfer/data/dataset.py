@@ -286,7 +286,7 @@ def _load(source: Any, settings: DataSettings) -> Data:
     }
     for split, these in list(rows.items()):
         if split != "train" and not these.texts and these.without_label:
-            logger.warning("%s: no row of %s has a label: it is left alone", these.where, split)
+            logger.warning("%s: no row of %s has a label, so it is not used", these.where, split)
             del rows[split]
     class_names = settings.label_names or tables["train"].class_names.get(columns.label[0])
     labels = _labels_of(rows["train"], class_names)
@@ -367,7 +367,9 @@ def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
     usable = has_text & labels.is_present()
     without_text, without_label = int((~has_text).sum()), int((has_text & ~usable).sum())
     if without_text or without_label:
-        logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
+        logger.warning(
+            "%s: left out are %d rows without text and %d without label", table.where, without_text, without_label
+        )
         texts = taken(texts, np.flatnonzero(usable))
     groups = None if columns.group is None else [*compress(groups_of(table, columns.group), usable.tolist())]
     return _Rows(
@@ -405,7 +407,7 @@ def _without_weightless(train: Split) -> Split:
     """Leave out training rows of weight 0, of which nothing is learned."""
     if train.weights is None or train.weights.all():
         return train
-    logger.info("%d training rows of weight 0 are left out", int((train.weights == 0).sum()))
+    logger.info("%d training rows have the weight 0, and are left out", int((train.weights == 0).sum()))
     return train.take(train.weights > 0)
 
 
@@ -527,7 +529,9 @@ def _calibration_rows(pool: int, left: int, labels: Labels, settings: DataSettin
         rows = max(rows, LEAST_CALIBRATION_ROWS)
     if 0 < rows < LEAST_CALIBRATION_ROWS:
         logger.info(
-            "no calibration split: it would have %d rows, and %d are the least that helps", rows, LEAST_CALIBRATION_ROWS
+            "No rows are set aside to calibrate probabilities: it would be %d, and %d are the least that help",
+            rows,
+            LEAST_CALIBRATION_ROWS,
         )
         return 0
     return rows

@@ -322,7 +322,9 @@ def _distinct(values: Any) -> tuple[list[Any], np.ndarray]:
         if not (types.is_nested(values.type) or types.is_null(values.type) or types.is_dictionary(values.type)):
             chunks = values if isinstance(values, pyarrow.ChunkedArray) else pyarrow.chunked_array([values])
             encoded = chunks.dictionary_encode().unify_dictionaries().chunks
-            parts = (part.indices.fill_null(-1).to_numpy(zero_copy_only=False) for part in encoded)
+            # Arrow imports pandas for its own to_numpy, and for a value of Python's.
+            indices = (part.indices for part in encoded)
+            parts = (np.from_dlpack(one.fill_null(-1) if one.null_count else one) for one in indices)
             codes = np.concatenate([np.empty(0, np.int64), *parts])
             distinct = [*(encoded[0].dictionary.to_pylist() if encoded else []), None]
             return distinct, np.where(codes < 0, len(distinct) - 1, codes)

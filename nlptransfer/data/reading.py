@@ -25,6 +25,7 @@ from nlptransfer.data.memory import is_a, table_of, tables_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
 from nlptransfer.files import named_path
+from nlptransfer.memo import once
 from nlptransfer.storage import storage_errors
 
 logger = logging.getLogger("nlptransfer")
@@ -71,16 +72,21 @@ def open_source(source: Any, settings: FileSettings | None = None) -> Tables:
         return source
     settings = settings or FileSettings()
     if isinstance(source, (str, Path)):
-        path = named_path(source)
-        with storage_errors(path, "read"):
-            if path.is_dir():
-                return Tables(path.resolve().name, _folder(path), settings)
-            if path.exists():
-                return Tables(stem_of(path), {WHOLE: path}, settings)
-        return _from_hub(source)
+        place = source
+        return once(("tables", str(place), str(settings)), lambda: _of_path(place, settings))
     if is_a(source, "datasets", "DatasetDict") or (isinstance(source, Mapping) and SPLIT_NAMES.keys() & {*source}):
         return Tables("data", _named_splits(source.items(), "the splits given"), settings)
     return Tables("data", {WHOLE: source}, settings)
+
+
+def _of_path(source: str | Path, settings: FileSettings) -> Tables:
+    path = named_path(source)
+    with storage_errors(path, "read"):
+        if path.is_dir():
+            return Tables(path.resolve().name, _folder(path), settings)
+        if path.exists():
+            return Tables(stem_of(path), {WHOLE: path}, settings)
+    return _from_hub(source)
 
 
 def read_table(part: Any, where: str, settings: FileSettings | None = None) -> Table:
@@ -219,7 +225,7 @@ def _named_splits(items: Iterable[tuple[Any, Any]], where: str | Path) -> dict[s
 
 def _log_others(where: str | Path, names: Sequence[str]) -> None:
     if names:
-        logger.info("%s: left alone: %s", where, ", ".join(names))
+        logger.info("%s: not read: %s", where, ", ".join(names))
 
 
 def _from_hub(source: str | Path) -> Tables:

@@ -15,6 +15,7 @@ from .calibration import within_reach as within_reach
 from .confident_learning import estimated_joint as estimated_joint
 from .confident_learning import likely_errors as likely_errors
 from .confident_learning import margins as margins
+from .further import load_metric as load_metric
 from .inputs import checked_probabilities as checked_probabilities
 from .inputs import predicted as predicted
 from .inputs import to_probabilities as to_probabilities
@@ -26,7 +27,6 @@ from .metrics import default_metric as default_metric
 from .metrics import higher_is_better as higher_is_better
 from .metrics import judged_labels as judged_labels
 from .metrics import known_score as known_score
-from .metrics import load_metric as load_metric
 from .metrics import measure as measure
 from .metrics import metric_name as metric_name
 from .metrics import negative_log_likelihood as negative_log_likelihood

@@ -1,4 +1,4 @@
-"""Scores of predictions with intervals, as plain numbers, and metrics of the ``evaluate`` library.
+"""Scores of predictions with intervals, as plain numbers.
 
 ``score_predictions`` counts each distinct outcome of a row once and derives every number from those counts, so that a
 thousand resamples cost one draw of counts and not a thousand calls of scikit-learn; its numbers are scikit-learn's with
@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
@@ -43,61 +41,6 @@ SCORE_NAMES = {
 """Scores in words, in the order in which a report lists them."""
 FEW_ROWS = 10
 """A label with fewer rows has more say in what is expected of such labels."""
-
-# Metrics of ``evaluate``: the scikit-learn function, its settings, and what is given (predictions, references).
-_IDS = datasets.Value("int32")
-_ROWS = datasets.Sequence(_IDS)
-_EITHER, _SEVERAL = ((_IDS, _IDS), (_ROWS, _ROWS)), ((_ROWS, _ROWS),)
-_RANKED = ((datasets.Sequence(datasets.Value("float64")), _ROWS),)
-_MACRO = {"average": "macro", "zero_division": 0}
-_RANKING = "label_ranking_average_precision"
-METRICS: dict[str, tuple[str, dict[str, Any], tuple[tuple[Any, Any], ...]]] = {
-    "accuracy": ("accuracy_score", {}, _EITHER),
-    "precision": ("precision_score", _MACRO, _EITHER),
-    "recall": ("recall_score", _MACRO, _EITHER),
-    "f1": ("f1_score", _MACRO, _EITHER),
-    "matthews_correlation": ("matthews_corrcoef", {}, _EITHER[:1]),
-    "subset_accuracy": ("accuracy_score", {}, _SEVERAL),
-    _RANKING: ("label_ranking_average_precision_score", {}, _RANKED),
-}
-
-
-class LocalMetric(evaluate.Metric):
-    """An ``evaluate`` metric over one scikit-learn function, whose other arguments ``compute`` takes too."""
-
-    @property
-    def name(self) -> str:
-        """The key of ``METRICS``, which evaluate takes as the name of a configuration."""
-        return str(self.config_name)
-
-    def _info(self) -> evaluate.MetricInfo:
-        function, _, kinds = METRICS[self.name]
-        return evaluate.MetricInfo(
-            description=f"sklearn.metrics.{function}",
-            citation="",
-            inputs_description=LocalMetric.__doc__,
-            features=[datasets.Features(predictions=given, references=true) for given, true in kinds],
-        )
-
-    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
-        import sklearn.metrics
-
-        function, settings, _ = METRICS[self.name]
-        value = getattr(sklearn.metrics, function)(references, predictions, **{**settings, **options})
-        return {self.name: _for_json(value)}
-
-
-def load_metric(name: str) -> evaluate.Metric:
-    """Load the local metric of that name, or the script that ``evaluate.load`` finds, or raise a SettingError."""
-    if name in METRICS:
-        return LocalMetric(name, keep_in_memory=True)
-    try:
-        return evaluate.load(name, module_type="metric", keep_in_memory=True)
-    except Exception as error:  # a fetched script can raise anything
-        raise SettingError(
-            f"metric {name!r}: expected a local one or one that evaluate.load finds; {nearest(name, METRICS)} "
-            f"(it said: {_on_one_line(error)})"
-        ) from error
 
 
 def metric_name(metric: str) -> str:
@@ -379,18 +322,17 @@ def _ranking_precision(p: np.ndarray, y: np.ndarray) -> float:
 
 
 def _further(name: str, y: np.ndarray, guesses: np.ndarray, p: np.ndarray) -> dict[str, Any]:
+    # It takes a second to import.
+    from nlptransfer.evaluation.further import RANKING, load_metric, on_one_line
+
     metric = load_metric(name)
     try:
-        values = metric.compute(predictions=p if name == _RANKING else guesses, references=y)
+        values = metric.compute(predictions=p if name == RANKING else guesses, references=y)
     except Exception as error:  # a fetched script can raise anything
-        raise SettingError(f"metric {name!r} cannot be computed on these predictions: {_on_one_line(error)}") from error
+        raise SettingError(f"metric {name!r} cannot be computed on these predictions: {on_one_line(error)}") from error
     if len(values) == 1:
         return {name: _for_json(next(iter(values.values())))}
     return {key if key == name else f"{name}_{key}": _for_json(value) for key, value in values.items()}
-
-
-def _on_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _for_json(value: Any) -> Any:

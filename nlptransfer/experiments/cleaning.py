@@ -45,7 +45,7 @@ def write_clean(path: Path, audited: Data, cleaned: Data, rows: SourceRows) -> N
         _write(path, rows.rows([*cleaned.splits.values()]))
     before, after = (sum(map(len, data.splits.values())) for data in (audited, cleaned))
     again = "" if _is_folder(path) else "; what reads this file splits it anew: name a folder, to keep test as it is"
-    log.info("%s: %d of %d rows are written, without %d%s", path, after, before, before - after, again)
+    log.info("%s: %d of the %d rows are written, and %d are left out%s", path, after, before, before - after, again)
 
 
 def _by_split(cleaned: Data, rows: SourceRows) -> Mapping[str, Table]:

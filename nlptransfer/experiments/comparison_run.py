@@ -19,6 +19,7 @@ from nlptransfer.evaluation import (
     averages,
     higher_is_better,
     holm,
+    metric_name,
     paired,
     recommended,
     rows_to_reach,
@@ -144,11 +145,11 @@ class ComparisonRun:
             reason = _reason(error)
             self._note(candidate.name, status="failed", reason=reason, test=None, cost=None)
             unexpected = not isinstance(error, NlpTransferError)
-            log.warning("%s failed, the others go on: %s", candidate.name, reason, exc_info=unexpected)
+            log.warning("%s has failed, and the others go on: %s", candidate.name, reason, exc_info=unexpected)
         else:
             if reason is not None:
                 self._note(candidate.name, status="skipped", reason=reason, cost=None)
-                log.warning("%s left out: %s", candidate.name, reason)
+                log.warning("%s is left out: %s", candidate.name, reason)
 
     def _run_candidate(self, candidate: Candidate) -> str | None:
         """Tune and run a candidate; return why it is left out, where it is."""
@@ -179,7 +180,7 @@ class ComparisonRun:
             cost={"train_seconds": seconds, **sizes, **(known.cost or {})},
         )
         self.result = replace(self.result, made={**self.result.made, name: runs})
-        log.info("%s: %s %.3f on test", name, metric, test.mean)
+        log.info("%s: %s %.3f on the test rows", name, metric_name(metric), test.mean)
         return None
 
     def _seed_run(self, candidate: Candidate, seed: int, *, save_model: bool = False) -> RunResult:
@@ -230,7 +231,7 @@ class ComparisonRun:
             return "no time is left of the budget"
         tried = trials if candidate.is_tuned and trials > 1 else int(self.crossed)
         runs = len(self.seeds) + tried * len(self.chosen_on)
-        log.info("%s: its time is estimated by a pilot on a few rows", candidate.name)
+        log.info("%s: a short run on a few rows tells how long it will take", candidate.name)
         # What the first finds in no cache the second does, as the runs will: but it is needed only where it matters.
         for number in ("first", "second"):
             folder = self.result.folder / PILOTS / f"{candidate.name}-{number}"
@@ -270,7 +271,7 @@ class ComparisonRun:
                 past = [(one.settings, None if one.validation is None else sign * one.validation) for one in trials]
                 settings = distributed.from_main(space.next(past, count))
                 if trials and (shortage := self._shortage(candidate, space.length(settings))):
-                    log.info("%s: no trial after the first %d, as %s", candidate.name, number, shortage)
+                    log.info("%s: only %d settings are tried, as %s", candidate.name, number, shortage)
                     break
                 trials = self._note(candidate.name, trials=(*trials, Trial(settings))).trials
             if not trials[number].is_done:
@@ -296,7 +297,8 @@ class ComparisonRun:
         except Exception as error:
             # A rate that is too high for one route must not end it.
             reason = _reason(error)
-            log.warning("%s at %s: %s", candidate.name, dict(trial.settings), reason)
+            named = ", ".join(f"{setting}={value}" for setting, value in trial.settings.items())
+            log.warning("%s does not work with %s: %s", candidate.name, named, reason)
             return replace(trial, reason=reason)
 
     def _point(self, candidate: Candidate, size: int, data: Data) -> CurvePoint:

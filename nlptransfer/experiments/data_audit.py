@@ -154,7 +154,7 @@ def _sections(rows: AuditRows) -> dict[str, Section]:
     sections = {}
     with shared_work(), progress_bar("auditing", len(FINDERS), "questions") as bar:
         for number, (name, find) in enumerate(FINDERS.items(), 1):
-            log.info("audit, %d of %d: %s", number, len(FINDERS), QUESTIONS[name])
+            log.info("%d of %d: %s", number, len(FINDERS), QUESTIONS[name])
             bar.say(f"auditing: {name.replace('_', ' ')}")
             sections[name] = find(rows)
             bar.advance()

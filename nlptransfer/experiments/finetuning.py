@@ -12,7 +12,6 @@ from typing import Any
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, check_mapping, joined_texts, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
-from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.reporting import report_once
@@ -137,7 +136,7 @@ def finetune(
         else:
             result = run(config, folder, overwrite, save_model, baseline=baseline, started=started)
             if config.source is not None:
-                log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
+                log.info("Whether the source helped is not measured: --verdict (verdict=True) does, given test rows")
         if report:
             report_once(result.folder, config.data, result)
     return result
@@ -257,8 +256,11 @@ class _Plan:
         for checked in (filled["training"], filled["augment"], filled["route"], chosen):
             checked.check()
         _check_given(chosen, source, unlabeled, filled["augment"])
-        for name in further_metrics:
-            load_metric(name)
+        if further_metrics:
+            from nlptransfer.evaluation import load_metric
+
+            for name in further_metrics:
+                load_metric(name)
         complete = partial(
             RunConfig,
             route=filled["route"],

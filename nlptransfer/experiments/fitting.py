@@ -151,8 +151,8 @@ class _VariantFit:
         tries, best, weights = [(rate, fitted)], 0, learning.weights(route)
         for number, factor in enumerate((COLLAPSED_RATE, 1 / COLLAPSED_RATE), start=1):
             log.warning(
-                "collapsed: at learning_rate=%g no more rows are right than if all were given one label, of the "
-                "training rows either; anew from the start, at %g",
+                "The training has come to nothing: at learning_rate=%g no more rows are right than if all were given "
+                "one label, of the training rows either. It begins anew, at %g",
                 tries[-1][0],
                 rate * factor,
             )

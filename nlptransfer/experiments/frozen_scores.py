@@ -20,6 +20,7 @@ from nlptransfer.evaluation import (
     h_score,
     logme,
     measure,
+    metric_name,
     paired,
     predicted,
     score_interval,
@@ -119,7 +120,13 @@ class FrozenScores:
                 size_mb=round(sum(size for layer, size in sizes.items() if layer <= count), 3),
                 unknown_share=unknown,
             )
-            log.info("%s: %s %.3f, %.0f texts/s", rank.name, self.metric, rank.score, rank.texts_per_second)
+            log.info(
+                "%s: %s %.3f, %.0f texts a second",
+                rank.name,
+                metric_name(self.metric),
+                rank.score,
+                rank.texts_per_second,
+            )
             found.append((rank, losses))
         return found
 
@@ -146,7 +153,12 @@ class FrozenScores:
             after, _ = self.out_of_fold(np.concatenate([features, logits], axis=1))
         gain = paired(self.targets, [after], [alone], labels, self.metric)
         distance = proxy_a_distance(np.mean(there, axis=0), np.mean(here, axis=0))
-        log.info("%s: a gain of %+.3f, domains %.2f apart", source.name, gain.difference, distance)
+        log.info(
+            "%s: using it as a source gains %+.3f; its texts are %.2f away (0: alike, 2: all different)",
+            source.name,
+            gain.difference,
+            distance,
+        )
         return SourceRank(
             source.name, len(source.train), gain.difference, gain.interval, distance, source.labels == labels
         )

@@ -16,10 +16,11 @@ from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, Split
 from nlptransfer.errors import TrainingError, first_line
-from nlptransfer.evaluation import MIN_POSITIVES, default_metric, to_probabilities, within_reach
+from nlptransfer.evaluation import MIN_POSITIVES, default_metric, metric_name, to_probabilities, within_reach
 from nlptransfer.experiments.baselines import quick_baselines
 from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions, with_wall_seconds
 from nlptransfer.experiments.fitting import Learning
+from nlptransfer.experiments.opening import opening_lines
 from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.experiments.stages import Learned, run_stages
 from nlptransfer.experiments.task import Task, tasks_of, with_copies
@@ -96,11 +97,10 @@ def run(
 def _train_and_score(
     config: RunConfig, tasks: Mapping[str, Task], folder: Path, question: Mapping[str, Any]
 ) -> RunResult:
-    data, source, transfer = config.data, config.source, config.transfer
+    data, transfer = config.data, config.transfer
     distributed.quiet_others()
-    log.info("%s: %s -> %s", config.route.name, data, folder)
-    if source is not None:
-        log.info("%s from %s", transfer.name, source.data or source.name)
+    for line in opening_lines(config, folder):
+        log.info("%s", line)
     built, source_learned, pretrained = _build(config)
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
@@ -113,8 +113,10 @@ def _train_and_score(
         fit = replace(fit, seconds=fit.seconds + built.seconds)
     metric = default_metric(data.labels)
     for role, scores in learned.scores.items():
-        parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]
-        log.info("%s (%s): %s %s", role, scores["split"], metric, ", ".join(parts))
+        parts = [f"{scores[when][metric]:.4f} {when}" for when in ("before", "after") if metric in scores.get(when, {})]
+        log.info(
+            "%s on the %s rows of the %s: %s training", metric_name(metric), scores["split"], role, ", ".join(parts)
+        )
 
     classifier, temperature = _calibrated(config, route, built)
 

@@ -128,7 +128,7 @@ class _Runner:
         if len(variants) > len(routes) and not self.differ:
             # There is nothing to adapt to.
             variants = variants[:1]
-            log.info("%s: kept, as the texts of source and target do not differ", variants[0])
+            log.info("%s is taken, as the texts of source and target do not differ", variants[0])
         elif len(variants) == 1:
             # What takes long to learn is kept, too, until the run is whole: what follows may fail.
             fitted = self._fit_or_resume(stage, variants[0], settings, parts, keep=not is_last or settings.save_epochs)
@@ -169,7 +169,7 @@ class _Runner:
         transfer = self.learning.transfer.part(stage)
         if not isinstance(transfer, Chosen):
             for variant, one in zip(variants, fits, strict=True):
-                log.info("%s: validation score %.4f", variant, one.best_score)
+                log.info("%s: scores %.4f on the validation rows", variant, one.best_score)
             return max(range(len(variants)), key=lambda place: cast(float, fits[place].best_score))
         evidence = [cast(Evidence, one.evidence) for one in fits]
         names = self.learning.tasks[stage.roles[0]].data.labels.names
@@ -179,7 +179,7 @@ class _Runner:
         best = choose(evidence, transfer.choose_by, whatever_shift=transfer.allow_label_shift)
         for variant, known in zip(variants, evidence, strict=True):
             log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, known.information, known.risk)
-        log.info("%s, %s: kept, chosen by %s", stage.name, variants[best], transfer.choose_by)
+        log.info("%s, %s: taken, as chosen by %s", stage.name, variants[best], transfer.choose_by)
         return best
 
     def _fit_or_resume(

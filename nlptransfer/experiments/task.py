@@ -102,7 +102,9 @@ def with_copies(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Task]
     if config.augment.augment_synonyms:
         vectors, _ = vectors_for(data.train.texts, config.base, config.revision)
     train = augment(data.train, config.augment, training.order_seed, vectors)
-    log.info("%d altered copies of %d training texts", len(train) - len(data.train), len(data.train))
+    log.info(
+        "%d altered copies of the %d training texts are learned too", len(train) - len(data.train), len(data.train)
+    )
     target = tasks[TARGET]
     task = replace(target, data=replace(target.data, train=train), weights=train.weights, has_copies=True)
     return {**tasks, TARGET: task}

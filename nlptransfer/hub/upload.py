@@ -79,7 +79,7 @@ def push(
     head = _branch_head(client, revision)
     done = _commit(client, files, head, revision, create_pr)
     if done.oid == head.sha:
-        logger.info("%s: has these files already, no commit was made", repo_id)
+        logger.info("%s has these files already, so nothing is sent", repo_id)
         return pushed
     logger.info("%s (%s): commit %s", pushed.url, _visibility(pushed.private), done.oid)
     return replace(pushed, commit=done.oid, pull_request=done.pr_url)
@@ -110,7 +110,7 @@ def _with_visibility(client: HubClient, info: ModelInfo | None, private: bool | 
             "or a space): take another name"
         )
     visibility = _visibility(info.private)
-    logger.info("%s: is %s", client.repo_id, visibility)
+    logger.info("%s is %s", client.repo_id, visibility)
     if private not in (None, info.private):
         raise HubError(
             f"{client.repo_id}: expected a {_visibility(private)} repo, found a {visibility} one: take another "

@@ -59,7 +59,7 @@ def cached_in_parts(key: Mapping[str, Any], parts: Callable[[], Iterable[Part]])
 
     def make(folder: Path) -> "_Made":
         if left := _parts_of(folder):
-            log.info("features: on from %d parts that are in the cache", len(left))
+            log.info("%d parts of the features are in the cache, and the others are computed", len(left))
         made = [_part(folder, part) for part in parts()]
         return partial(_write, made), partial(_joined, made)
 

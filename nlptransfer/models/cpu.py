@@ -48,7 +48,9 @@ def stay_within_quota() -> None:
     allowed, threads = usable_cores(), torch.get_num_threads()
     if _limit_threads(allowed):
         log.info(
-            "%d threads and not %d: no more cores may be used here; OMP_NUM_THREADS=N sets another", allowed, threads
+            "%d threads are used and not %d, as this process may use no more cores; OMP_NUM_THREADS=N sets them",
+            allowed,
+            threads,
         )
 
 

@@ -133,7 +133,7 @@ def _computed(model: Any, function: Function, rows: Rows, batch: np.ndarray, *, 
                 smaller = f"batch_size={count // 2}, " if count > 1 else ""
                 advice = f"take {smaller}a smaller max_length in training, another device or a smaller base"
                 raise TrainingError(f"{where}: {advice}") from error
-            log.warning("%s: on with half as many", where)
+            log.warning("%s: half as many are read at a time from here on", where)
             release(error)
         _most_tokens[model] = tokens / 2
     parts = batch[: count // 2], batch[count // 2 :]

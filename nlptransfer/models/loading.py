@@ -86,7 +86,7 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, size: int, base: BaseM
         if beyond.keys() - added.keys() or max(ends) >= size:
             raise _no_tokenizer(base, f"{len(vocabulary)} tokens where the model has embeddings of {size}")
         tokens = abridged(sorted(beyond, key=vocabulary.__getitem__), 3)
-        log.warning("%s: added tokens without an embedding are read as unknown: %s", base.id, tokens)
+        log.warning("%s: tokens that were added without an embedding are read as unknown: %s", base.id, tokens)
         limit(tokenizer, embeddings=size)
 
 

@@ -202,8 +202,8 @@ def _without(split: Split, name: str, numbers: Collection[int], labels: Labels) 
         for label in np.flatnonzero((labels.count(split.targets) > 0) & (labels.count(split.targets[kept]) == 0)):
             first = int((split.targets[:, label] if split.targets.ndim == 2 else split.targets == label).argmax())
             kept[first] = True
-            log.warning("row %d of train stays: %r has no other", places[first], labels.names[label])
+            log.warning("Row %d of train stays, as %r has no other", places[first], labels.names[label])
     elif len(split) and not kept.any():
         kept[0] = True
-        log.warning("row %d of %s stays: it has no other", places[0], name)
+        log.warning("Row %d of %s stays, as the split has no other", places[0], name)
     return split.take(kept)

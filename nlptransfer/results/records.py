@@ -111,9 +111,9 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
             + ": name another output_dir, or overwrite"
         )
     if is_finished:
-        log.info("%s: finished before, with the same settings; returned as it is", folder)
+        log.info("%s: the same run has finished there before, and is taken as it is", folder)
     else:
-        log.info("%s: begun before, with the same settings; it goes on from %s", folder, reached)
+        log.info("%s: the same run was begun there before, and goes on from %s", folder, reached)
     return bool(is_finished)
 
 

@@ -275,7 +275,10 @@ def set_length(
         # At least one token besides the special ones, also where no text has any.
         least = tokenizer.backend_tokenizer.num_special_tokens_to_add(False) + 1
         max_length = max(least, int(np.percentile(counts, PERCENT_READ_WHOLE, method="higher")))
-        log.info("max_length=auto: %d tokens", min(max_length, tokenizer.model_max_length))
+        log.info(
+            "Of each text %d tokens are read, which is all of nearly every one (max_length=auto)",
+            min(max_length, tokenizer.model_max_length),
+        )
     tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
     return tokenizer
 

@@ -75,7 +75,11 @@ class EncoderRoute(Route):
         try_rows(model, tokenizer, encoder.id, lambda inputs: model(**inputs).logits)
         if self.trim_vocabulary:
             tokenizer = trim_vocabulary(model, tokenizer, texts)
-            log.info("%s: %s of its pieces are kept (trim_vocabulary)", encoder.id, f"{len(tokenizer):,}")
+            log.info(
+                "%s keeps %s pieces of its vocabulary, those of the training texts (trim_vocabulary)",
+                encoder.id,
+                f"{len(tokenizer):,}",
+            )
         self.freeze(model)
         if self.gradient_checkpointing:
             possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"

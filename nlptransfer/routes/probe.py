@@ -135,7 +135,8 @@ class Probe(PooledRoute):
         # Not of all texts at once: the rows of a task alone are what the cache has of it.
         parts = [self._features(model, tokenizer, part) for part in (data.train.texts, extra) if len(part)]
         model.body.standardize.fit(*parts, resolution=torch.finfo(torch.float16).eps)
-        log.info("%s: %d features of layers %s", source.id, parts[0].shape[1], ", ".join(map(str, layers)))
+        shown = f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
+        log.info("Each text has become %d numbers, out of %s of the encoder", parts[0].shape[1], shown)
         return Built(model, tokenizer, record)
 
     def rows(
@@ -206,7 +207,8 @@ class Probe(PooledRoute):
             return self
         used = getattr(model, "ngrams", None) is not None
         if self.sees_ngrams:
-            log.info("n-grams beside the encoder: %s", "kept" if used else "left out, as held-out rows gain nothing")
+            message = "are used beside the encoder" if used else "are left out, as held-out rows gain nothing by them"
+            log.info("Words and word pairs (n-grams) %s", message)
         return replace(self, features=("encoder", "ngrams") if used else ("encoder",))
 
     def layer_vectors(

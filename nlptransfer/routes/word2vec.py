@@ -107,7 +107,7 @@ class Word2Vec(PooledRoute):
         tokens = self.tokens(tokenizer, texts)
         unknown = unknown_share(tokens.ids, tokenizer)
         record = {**record, "words": len(words), "dimensions": matrix.shape[1], "unknown_share": unknown}
-        message = "%d words of %d dimensions; %.1f%% of the training words have no vector"
+        message = "%d words have a vector of %d numbers; of the words in the training texts %.1f%% have none"
         log.info(message, len(words), matrix.shape[1], 100 * unknown)
         return matrix, tokenizer, record, tokens, subwords
 

@@ -18,7 +18,6 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Interval
-from sklearn.preprocessing import normalize
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from nlptransfer.data import Split
@@ -70,7 +69,9 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     if not settings.augment_copies or not (synonyms or settings.augment_swaps or settings.augment_deletions):
         return split
     check(vectors is not None or not synonyms, "augment_synonyms", synonyms, "0 where no word vectors are given")
-    logger.info("altered copies of %s training rows, %d of each at most", f"{len(split):,}", settings.augment_copies)
+    logger.info(
+        "Making altered copies of %s training rows, at most %d of each", f"{len(split):,}", settings.augment_copies
+    )
     find_words = word_finder(vectors)
     texts = [_Text.of(text, find_words(text)) for text in split.texts]
     free = {text.words[place] for text in texts for place in text.free}
@@ -211,6 +212,8 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
     ``matrix`` is (n, d) float32, most frequent word first, and ``rows`` (m,) int64. A row is no neighbor of its own,
     and one of zeros has none; of equally near ones the more frequent comes first.
     """
+    from sklearn.preprocessing import normalize
+
     # In float64 and rounded: a processor's last bits decide nothing.
     units = normalize(np.asarray(matrix[:_FREQUENT], dtype=np.float64))
     step, most = max(1, _CELLS // len(units)), min(count, len(units))

@@ -232,7 +232,7 @@ class _Problem:
             },
         )
         if not found.success:
-            log.info("L2 strength %g: L-BFGS stopped early: %s", self.strength, found.message)
+            log.debug("L2 strength %g: L-BFGS stopped early: %s", self.strength, found.message)
         head = (self.center + step(found.x)).float().numpy()
         return head[:, :-1], head[:, -1]
 

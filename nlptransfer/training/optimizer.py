@@ -5,13 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from nlptransfer.errors import SettingError, TrainingError, nearest
 from nlptransfer.settings import Count, NonNegative, Positive, Seed, Settings, Share
+
+if TYPE_CHECKING:
+    import torch
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboard", "tensorboardX"),
@@ -20,13 +20,14 @@ TRACKERS = {
     "trackio": ("trackio", "trackio"),
 }
 """Trackers: what is installed for each, and the packages any one of which it needs."""
-_OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
-    "adamw": (torch.optim.AdamW, {"fused": True}),
-    "adam": (torch.optim.Adam, {"fused": True}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9}),  # fused, it knows no weights in shards
-    "rmsprop": (torch.optim.RMSprop, {}),
-    "adafactor": (torch.optim.Adafactor, {}),
+_OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "adamw": ("AdamW", {"fused": True}),
+    "adam": ("Adam", {"fused": True}),
+    "sgd": ("SGD", {"momentum": 0.9}),  # fused, it knows no weights in shards
+    "rmsprop": ("RMSprop", {}),
+    "adafactor": ("Adafactor", {}),
 }
+"""Classes of torch.optim by name, as settings are checked before torch is imported."""
 
 RATES: dict[str, Callable[[float], float]] = {
     "adafactor": lambda rate: 20 * rate,
@@ -162,10 +163,14 @@ def finite_score(score: float) -> float:
 
 
 def make_optimizer(
-    objective: torch.nn.Module, settings: TrainingSettings, parameter_groups: Mapping[str, ParameterGroup] | None = None
-) -> torch.optim.Optimizer:
+    objective: "torch.nn.Module",
+    settings: TrainingSettings,
+    parameter_groups: Mapping[str, ParameterGroup] | None = None,
+) -> "torch.optim.Optimizer":
     """Return the optimizer over what requires a gradient; groups go by a parameter's name in the objective's model."""
-    alike: defaultdict[tuple[ParameterGroup, bool], list[Tensor]] = defaultdict(list)
+    import torch
+
+    alike: defaultdict[tuple[ParameterGroup, bool], list[torch.Tensor]] = defaultdict(list)
     for name, value in objective.named_parameters():
         if value.requires_grad:
             group = (parameter_groups or {}).get(name.removeprefix("model."), ParameterGroup())
@@ -177,10 +182,11 @@ def make_optimizer(
         {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, **asdict(group)}
         for (group, decays), parameters in alike.items()
     ]
-    kind, options = _OPTIMIZERS[settings.optimizer]
-    return kind(groups, lr=settings.learning_rate or 0.0, **options)
+    name, options = _OPTIMIZERS[settings.optimizer]
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(groups, lr=settings.learning_rate or 0.0, **options)
+    return optimizer
 
 
-def decays(parameter: Tensor) -> bool:
+def decays(parameter: "torch.Tensor") -> bool:
     """Tell whether weight decay and L1 act on a parameter: on matrices, not on biases and norms."""
     return parameter.ndim > 1

@@ -10,8 +10,6 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from annotated_types import Interval, MinLen
-from sklearn.covariance import shrunk_covariance
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -298,6 +296,9 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
     CORAL (Sun, Feng and Saenko 2016, "Return of Frustratingly Easy Domain Adaptation", algorithm 1), with the means
     moved too, and the covariances shrunk. With more than ``AXES`` features only principal axes of both are mapped.
     """
+    from sklearn.covariance import shrunk_covariance
+    from sklearn.utils.extmath import randomized_svd
+
     center, moved = source.mean(axis=0), target.mean(axis=0)
     sides = [source - center, target - moved]
     basis = np.eye(source.shape[1])

@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import numpy as np
-import sklearn
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
@@ -145,12 +145,12 @@ def _centered(features: np.ndarray) -> np.ndarray:
 def cached_importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """Run :func:`importance_weights` through the cache; all processes call this together."""
     sides = [sha256(json.dumps([*texts])) for texts in (source_texts, target_texts)]
-    key = {"kind": "odds", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
+    key = {"kind": "odds", "recipe": RECIPE, "scikit-learn": version("scikit-learn"), "seed": seed, "sides": sides}
     return cached(key, lambda: importance_weights(source_texts, target_texts, seed))
 
 
 def cached_proxy_a_distance(source: np.ndarray, target: np.ndarray) -> float:
     """Run :func:`proxy_a_distance` on features of a frozen model through the cache; all processes call it together."""
     sides = [f"{side.dtype} {side.shape} {hashlib.sha256(side.tobytes()).hexdigest()}" for side in (source, target)]
-    key = {"kind": "distance", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "sides": sides}
+    key = {"kind": "distance", "recipe": RECIPE, "scikit-learn": version("scikit-learn"), "sides": sides}
     return float(cached(key, lambda: np.array(proxy_a_distance(source, target))))

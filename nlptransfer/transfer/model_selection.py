@@ -87,8 +87,9 @@ def warn_of_shift(evidence: Evidence, names: Sequence[str], *, whatever_shift: b
     """Warn where the labels' proportions surely are others in the target, and whether that stops adaptation."""
     if evidence.least_label_shift > LARGE_SHIFT:
         log.warning(
-            "the labels are shared out otherwise among the target's texts: some %.0f%% of them, %.0f%% at least, would "
-            "have to be others (estimated: %s). To align the domains would give many the wrong label%s",
+            "Labels seem to have other shares in the target than in the source: about %.0f%% of its texts, at least "
+            "%.0f%%, would need another label to have the same (estimated shares: %s). Aligning the two would give "
+            "many the wrong label%s",
             100 * evidence.label_shift,
             100 * evidence.least_label_shift,
             ", ".join(f"{name} {share:.2f}" for name, share in zip(names, evidence.label_shares, strict=True)),

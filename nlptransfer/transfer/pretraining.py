@@ -274,9 +274,9 @@ def _lowered(
     if before is not None and report.best_score is not None:
         after = -report.best_score
         record |= {"loss_after": after, "kept": after < before}
-        log.info("pretrain: loss on texts held out %.4f before, %.4f after", before, after)
+        log.info("Pretraining: the loss on held-out texts was %.4f before and is %.4f after", before, after)
         if not record["kept"]:
-            log.warning("pretrain: no epoch lowers the loss on texts held out: the base stays as it was")
+            log.warning("Pretraining: no epoch lowers the loss on held-out texts, so the base stays as it was")
             objective.load_state_dict(start, strict=False)
     return {**asdict(report), "language": record}
 

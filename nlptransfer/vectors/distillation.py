@@ -60,8 +60,8 @@ def distill_for_texts(
         # A vocabulary mostly of spaced scripts would not be segmented as such text needs it.
         words = [word for word in words if word in counts or is_unspaced([word])]
     if len(counts) > max_words:
-        message = "%s distilled: the %s most frequent of the %s words of the texts get a vector (max_words)"
-        logger.warning(message, encoder.id, f"{max_words:,}", f"{len(counts):,}")
+        message = "%s: of the %s words of the texts only the %s most frequent get a vector (max_words)"
+        logger.warning(message, encoder.id, f"{len(counts):,}", f"{max_words:,}")
     return distill_vectors(words[:max_words], encoder, dimensions=dimensions)
 
 
@@ -159,7 +159,7 @@ def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[s
                 if len(batches) > _PIECE:
                     minutes = (monotonic() - began) / 60 * len(batches) / _PIECE
                     about = f", about {minutes:.1f} minutes in all; what is done stays in the cache"
-                logger.info("%s: %s words go through the encoder%s", encoder.id, f"{len(words):,}", about)
+                logger.info("%s makes vectors for %s words%s", encoder.id, f"{len(words):,}", about)
             yield [words[row] for rows in batches[start : start + _PIECE] for row in rows], np.concatenate(parts)
 
 

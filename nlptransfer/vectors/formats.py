@@ -157,7 +157,7 @@ def in_utf8(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
             words, vectors = [words[row] for row in rows], vectors[rows]
         yield words, vectors
     if left_out:
-        logger.warning("%s: left out %d of %d words, which are not UTF-8", name, left_out, count)
+        logger.warning("%s: %d of the %d words are not UTF-8, and are left out", name, left_out, count)
 
 
 @contextmanager
@@ -198,7 +198,9 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
         if packed:
             out.close()
     if left_out := len(matrix) - len(kept):
-        logger.warning("%s: left out %d words with white space, which the format cannot hold", path.name, left_out)
+        logger.warning(
+            "%s: %d words have white space, which the format cannot hold, and are left out", path.name, left_out
+        )
 
 
 def _check_header(path: Path, stream: BinaryIO, rows: int, dimensions: int) -> None:
@@ -435,7 +437,7 @@ def download_model(name: str, path: Path) -> None:
     with path.open("wb") as out:
         for ending, checksum in endings.items():
             file, digest = f"{name}.gz{ending}", hashlib.md5(usedforsecurity=False)
-            logger.info("%s: downloading", file)
+            logger.info("Downloading %s", file)
             try:
                 with urllib.request.urlopen(f"{base}/{name}/{file}", timeout=_TIMEOUT) as answer:
                     while chunk := answer.read(1 << 20):

@@ -56,7 +56,7 @@ def words_file(matrix: Path) -> Path:
 def matrix_blocks(path: Path) -> Iterator[Block]:
     """Read a matrix and its words, row by row; rows without one (a tokenizer's special tokens) are left out."""
     word_list = words_file(path)
-    logger.info("%s: with the words in %s", path.name, word_list.name)
+    logger.info("%s: its words are in %s", path.name, word_list.name)
     yield from in_utf8(word_list.name, _blocks(path, word_list))
 
 

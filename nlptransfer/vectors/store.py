@@ -160,7 +160,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
 
         def blocks(folder: Path) -> Iterable[Block]:
             mb = file.stat().st_size / 1e6
-            logger.info("%s: read for the first time (%.0f MB), later loads take the converted copy", path.name, mb)
+            logger.info("%s is converted into the cache (%.0f MB), once", path.name, mb)
             if kind == "fasttext":
                 return fasttext_blocks(file, folder)
             return matrix_blocks(file) if kind == "matrix" else read_blocks(file, allow_pickle)
@@ -232,7 +232,9 @@ def _open_packaged(packaged: Packaged) -> WordVectors:
             folder = packaged.folder()
         except BaseModelError as error:
             raise VectorsError(str(error)) from error
-        logger.info("%s: from the installed package, checked (sha256 %s...)", packaged.id, packaged.sha256[:12])
+        logger.info(
+            "%s is taken from the installed package, as published (sha256 %s...)", packaged.id, packaged.sha256[:12]
+        )
         return matrix_blocks(folder / packaged.weights)
 
     return cached_vectors(cache_place("", f"{FORMAT}\0{packaged.id}", packaged.sha256), packaged.id, blocks)

@@ -90,7 +90,7 @@ def continued_vectors(
         sentences, counts = _sentences(surface_words(build_tokenizer(known), texts))
         is_known = {*known, PAD, UNKNOWN}
         new = [word for word, count in counts.most_common() if count >= min_count and word not in is_known]
-        logger.info("%s: trained further on %d texts, with %d new words", vectors.source, len(texts), len(new))
+        logger.info("%s are trained further on %d texts, with %d new words", vectors.source, len(texts), len(new))
         trained = _trained_further(known, matrix, new, sentences, counts, settings)
         return array_blocks(source, [*known, *new], trained)
 

@@ -148,7 +148,7 @@ def test_the_columns_of_the_training_are_read_from_what_has_them(one, tmp_path, 
     rows = [{"other": "badae", "body": text, "title": "goodae"} for text in TEXTS]
     found = two.predict(rows)
     assert [each.label for each in found] == [each.label for each in one.predict([f"goodae {text}" for text in TEXTS])]
-    assert caplog.messages[0].startswith("data: text from 'title' (as 'goodae'")
+    assert caplog.messages[0].startswith("data: texts from columns 'title' (as 'goodae'")
     assert two.predict(pd.DataFrame(rows)) == two.predict(Dataset.from_list(rows)) == found
     assert two.predict(rows, text_column="body")[0].text == TEXTS[0]
     # They are not in all that is read.

@@ -196,7 +196,7 @@ def test_added_columns_take_no_name_that_is_there(caplog):
     assert not caplog.records
     assert free_names(names, table({"score": []}), "in.csv") == {"label": "predicted_label", "score": "predicted_score"}
     assert caplog.messages == [
-        "in.csv: the rows have a column 'score' already; predictions go to 'predicted_label', 'predicted_score'"
+        "in.csv: there is a column 'score' already, so predictions go to 'predicted_label', 'predicted_score'"
     ]
     taken = table({"label": [], "predicted_score": [], "predicted_2_label": []})
     assert free_names(names, taken, "in") == {"label": "predicted_3_label", "score": "predicted_3_score"}

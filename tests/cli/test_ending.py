@@ -53,7 +53,7 @@ def test_a_stopped_run_says_where_the_same_command_goes_on_and_so_does_that(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "experiment.json"]
     ended = command_line(main, *call)
     assert ended.code == 0
-    assert f"run: begun before, with the same settings; it goes on from {reached}\n" in ended.err
+    assert f"run: the same run was begun there before, and goes on from {reached}\n" in ended.err
     assert [entry["epoch"] for entry in RunResult.load(tmp_path / "run").training.history] == [1, 2, 3]
 
 
@@ -126,7 +126,7 @@ def test_a_reader_that_has_enough_is_no_error(run, remarks_folder, tmp_path):
         process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 1
-    assert said.startswith(f"{rows}: text from 'text' (as") and said.count("\n") == 1
+    assert said.startswith(f"{rows}: texts from column 'text' (as") and said.count("\n") == 1
 
 
 def test_closed_streams(command_line, run, remarks_folder, tmp_path, monkeypatch):

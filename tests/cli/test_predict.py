@@ -59,8 +59,8 @@ def test_every_kind_of_file_into_every_other(kind, other, command_line, run, tmp
     rows, output = write(tmp_path / f"rows{kind}"), tmp_path / f"out{other}"
     ended = command_line(main, "predict", run.folder, rows, "--output", output)
     assert (ended.code, ended.out) == (0, "")
-    assert f"{output}: the rows have a column 'label' already; predictions go to 'predicted_label'" in ended.err
-    assert f"{rows}: rows without text, which get no label: 1" in ended.err
+    assert f"{output}: there is a column 'label' already, so predictions go to 'predicted_label'" in ended.err
+    assert f"{rows}: 1 rows have no text, and get no label" in ended.err
     found = READERS[other](output)
     assert [list(row) for row in found] == [["id", "note", "text", "label", "predicted_label", "predicted_score"]] * 4
     assert [{name: row[name] for name in ROWS[0]} for row in found] == ROWS
@@ -177,7 +177,7 @@ def of_columns(run, tmp_path_factory) -> Path:
 def test_the_text_columns_of_the_training_are_taken(command_line, of_columns, run, tmp_path):
     rows = write(tmp_path / "rows.csv", [{"note": "badae badaf bad " * 3, "body": "wordaa goodae", "title": "goodaf"}])
     ended = command_line(main, "predict", of_columns, rows)
-    assert f"{rows}: text from 'title' (as 'goodaf', 1 distinct), 'body' (as" in ended.err
+    assert f"{rows}: texts from columns 'title' (as 'goodaf', 1 distinct), 'body' (as" in ended.err
     found = json.loads(ended.out)
     assert found["label"] == "positive" and found["text"].startswith("goodaf")
     assert Classifier.load(of_columns).predict([{"title": "goodaf", "body": "wordaa goodae"}])[0].text == found["text"]
@@ -187,7 +187,7 @@ def test_the_text_columns_of_the_training_are_taken(command_line, of_columns, ru
     assert json.loads(ended.out)["text"] == found["text"]
     lacking = write(tmp_path / "lacking.csv", [{"id": "1", "says": "wordaa goodae goodaf wordab"}])
     ended = command_line(main, "predict", of_columns, lacking)
-    assert ended.code == 0 and f"{lacking}: text from 'says' (as" in ended.err
+    assert ended.code == 0 and f"{lacking}: texts from column 'says' (as" in ended.err
 
 
 # Pipes
@@ -208,7 +208,7 @@ def test_rows_are_answered_as_they_come(run):
             assert (answer["text"], answer["label"]) == (text or "", label)
         rest, log = process.communicate("")
     assert (process.returncode, rest) == (0, "")
-    assert "standard input: rows without text, which get no label: 1" in log
+    assert "standard input: 1 rows have no text, and get no label" in log
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")

@@ -94,7 +94,7 @@ def test_files_and_folders_of_every_kind_go_to_files_of_their_names(command_line
         out = tmp_path / format
         ended = command_line(main, "predict", run.folder, tmp_path / "in", "--output-dir", out, "--format", format)
         assert (ended.code, ended.out) == (0, ""), ended.err
-        assert f"{tmp_path / 'in'}: left alone: README.md\n" in ended.err
+        assert f"{tmp_path / 'in'}: these files are not read: README.md\n" in ended.err
         inputs = {
             f"a.{format}": "a.csv.gz", f"b.2.{format}": "b.2.csv", f"c.{format}": "c.jsonl",
             f"day=1/part-0.{format}": "day=1/part-0.parquet", f"day=2/part-0.{format}": "day=2/part-0.parquet",
@@ -285,8 +285,8 @@ def test_a_damaged_part_is_named_and_the_others_go_on(command_line, run, folder,
         assert ended.err.splitlines()[-2:] == [
             f"{out}: 2 of 4 parts done", f"error: 2 of 4 parts have failed: {failed}"
         ]  # fmt: skip
-        assert f"failed, and the others go on: {damaged}, after row 0: broken parquet: " in ended.err
-        assert f"failed, and the others go on: {folder / 'part-3.parquet'}, column 'number'" in ended.err
+        assert f"A part has failed, and the others go on: {damaged}, after row 0: broken parquet: " in ended.err
+        assert f"A part has failed, and the others go on: {folder / 'part-3.parquet'}, column 'number'" in ended.err
         outputs = [name for name in content_of(out) if name[0] != "."]
         assert outputs == ["part-0.parquet", "part-2.parquet"]
     said = command_line(main, *call, "--status").out
@@ -417,7 +417,7 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog,
         plan.mark(plan.parts[0])
         run.classifier.predict_file(folder / "part-0.parquet", out / "part-0.parquet")
         plan.mark_failed(plan.parts[1], broken)
-        while "waited for" not in caplog.text:
+        while "Waiting for" not in caplog.text:
             time.sleep(0.01)
         for file in (failed, left):
             claims.clear(file.parent)
@@ -427,9 +427,12 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog,
     thread.join()
     assert [state.status for state in states] == ["done", "failed", "done", "done"] and states[1].note == str(broken)
     lines = [message for message in caplog.messages if "texts; " in message or "failed" in message]
-    assert len(lines) == 3 and "part-3" in lines[0] and "failed, and the others go on: it is broken" in lines
-    (waits,) = [message for message in caplog.messages if "waited for" in message]
-    assert waits.startswith(str(out)) and f"waited for; at work: process {alive().pid} on {alive().host} " in waits
+    assert len(lines) == 3 and "part-3" in lines[0] and "A part has failed, and the others go on: it is broken" in lines
+    (waits,) = [message for message in caplog.messages if "Waiting for" in message]
+    assert (
+        waits.startswith(f"Waiting for {out}")
+        and f"which others work on: process {alive().pid} on {alive().host} " in waits
+    )
     # That of the worker that has done its part without a word is gone too.
     assert len(content_of(out)) == 7
     # What has failed is tried again by the next call alone.
@@ -448,7 +451,10 @@ def test_a_part_that_another_has_taken_over_is_left_to_it(run, folder, tmp_path,
 
     monkeypatch.setattr(Classifier, "_of_texts", taken)
     assert {state.status for state in predict_parts(run.folder, folder, out)} == {"done"}
-    assert f"{out}/part-0.parquet: left to another worker, which took this one for dead" in caplog.messages
+    assert (
+        f"{out}/part-0.parquet: another worker has taken this part over, as it heard nothing of this one"
+        in caplog.messages
+    )
     assert len(content_of(out)) == 8
 
 
@@ -510,9 +516,9 @@ def test_one_of_two_processes_is_killed_and_the_other_does_it_all(run, folder, t
     states = predict_parts(run.folder, folder, out, processes=2)
     thread.join()
     assert [state.status for state in states] == ["done", "done", "failed", "done"] and killed
-    assert "a process has ended before its time (SIGKILL); the others go on" in caplog.messages
-    assert any(message.startswith(f"{folder}/part-0.parquet: text from 'text'") for message in caplog.messages)
-    assert any(message.startswith("failed, and the others go on: ") for message in caplog.messages)
+    assert "A process has ended before its time (exit code SIGKILL), and the others go on" in caplog.messages
+    assert any(message.startswith(f"{folder}/part-0.parquet: texts from column 'text'") for message in caplog.messages)
+    assert any(message.startswith("A part has failed, and the others go on: ") for message in caplog.messages)
     assert any(message.startswith(f"{out}/part-0.parquet: 20,000 texts; ") for message in caplog.messages)
     alone = run.classifier.predict_file(folder / "part-0.parquet", tmp_path / "alone.parquet")
     assert (out / "part-0.parquet").read_bytes() == alone.read_bytes()

@@ -43,7 +43,7 @@ READ = {
         predicted=2,
     ),
     "cats.jsonl": Case(label="cats", log=("mappings of labels to 0 and 1 are read as one label a row",)),
-    "cols.json": Case(log=("a table by columns",)),
+    "cols.json": Case(log=("the file is a table, column by column",)),
     "cp.csv": Case(
         error="cp.csv, line 2: expected UTF-8, found the byte 0x96 at position 65; encoding=cp1252 reads the line",
         predict_error="encoding=cp1252",
@@ -90,7 +90,7 @@ READ = {
     "nest.jsonl": Case(text="data.text", label="annotations.label"),
     "nohead.csv": Case(text="column_1", label="column_2", log=("no header", "header=true")),
     "nohead3.csv": Case(error="expected one label column, found none among the columns 'column_1'", predicted=6),
-    "nul_tail.csv": Case(log=("64 NUL bytes at the end left out",)),
+    "nul_tail.csv": Case(log=("64 NUL bytes at the end are left out",)),
     "onehot2.csv": Case(
         text="comment_text",
         error="set label_column=toxic, or label_column=toxic,insult for all of them",
@@ -104,14 +104,18 @@ READ = {
     "pp.json": Case(log=("rows are those under 'data'",)),
     "pretty.jsonl": Case(),
     "r.csv": Case(error="expected labels, found a number on a scale (60 different ones from 0.000 to 8.429); cut it"),
-    "ragged.csv": Case(log=("1 lines short of cells", "rows dropped: 0 without text, 1 without label"), predicted=61),
+    "ragged.csv": Case(
+        log=("1 lines short of cells", "left out are 0 rows without text and 1 without label"), predicted=61
+    ),
     "saved": Case(),
     "semi.csv": Case(log=SEMI),
     "semi3.csv": Case(
         error="expected two labels or more to tell apart, found the same in all 6 rows: 'x'", predicted=6
     ),
     "sep.csv": Case(log=SEMI),
-    "spelled-1-and-1.0": Case(labels=("0", "1"), rows=59, log=("test.csv: rows dropped: 0 without text, 1 without",)),
+    "spelled-1-and-1.0": Case(
+        labels=("0", "1"), rows=59, log=("test.csv: left out are 0 rows without text and 1 without",)
+    ),
     "spelled-True-and-true": Case(labels=("false", "true")),
     "split.json": Case(),
     "t.tsv": Case(log=("separator ','",)),

@@ -181,7 +181,7 @@ def test_a_base_that_moved_on(hub, adapter, to_another_machine, caplog):
     moved = hub.commit(BASE, {"model.safetensors": b"another model"})
     to_another_machine()
     np.testing.assert_allclose(Classifier.load(adapter.folder).logits(TEXTS), wanted, atol=1e-5)
-    assert f"{BASE}: has moved on to commit {moved}; {first} is taken, as asked for" in caplog.messages
+    assert f"{BASE} has moved on to commit {moved}; {first} is taken, as asked for" in caplog.messages
 
 
 def test_a_base_whose_history_was_written_anew(hub, adapter, to_another_machine, caplog):

@@ -1,7 +1,6 @@
 """What the terminal is shown: no name of a label, a file or a column can make it do anything, and none is cut."""
 
 import json
-import logging
 import re
 from dataclasses import replace
 from itertools import takewhile
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of
 from nlptransfer.classifier.parts import Part, PartState
 from nlptransfer.cli.app import main
-from nlptransfer.cli.terminal import show_parts, show_runs, start_log, visible
+from nlptransfer.cli.log import visible
+from nlptransfer.cli.terminal import show_parts, show_runs
 from nlptransfer.results import Baseline, RunResult
 
 HOSTILE = "\x1b]0;mine\x07\x9b2J\u202egood\u2066\u200f\r\x08"
@@ -31,21 +31,6 @@ def test_text_that_people_read_stays_as_it_is():
         assert visible(text) == text
     assert visible("a\nb", breaks=False) == r"a\nb"
     assert visible("name\udcff") == r"name\udcff"
-
-
-def test_the_log_is_a_line_each(capsys):
-    log = logging.getLogger("nlptransfer")
-    before, level = list(log.handlers), log.level
-    log.handlers.clear()
-    try:
-        start_log()
-        log.info("%s: read", f"a{HOSTILE}\nerror: made up.csv")
-    finally:
-        log.handlers[:] = before
-        log.setLevel(level)
-    assert capsys.readouterr().err == (
-        r"a\u001b]0;mine\u0007\u009b2J\u202egood\u2066\u200f\u000d\u0008\nerror: made up.csv: read" + "\n"
-    )
 
 
 @pytest.mark.parametrize("verb", ["finetune", "predict"])

@@ -118,11 +118,11 @@ def test_the_choice_is_said_and_so_is_what_is_not_used(caplog):
         find_columns(of)
         find_columns(of, ["text", "text_pair"], "label,sentiment", "weight", "title")
     assert [record.getMessage() for record in caplog.records] == [
-        f"f.csv: text from 'text' (as '{REMARKS[0]}', 12 distinct); label from 'label' (as 'pots', 2 distinct); "
-        "not used: 'text_pair' (text_column), 'weight' (weight_column), 'sentiment' (label_column)",
-        f"f.csv: text from 'text' (as '{REMARKS[0]}', 12 distinct), 'text_pair' (as '{REMARKS[0]}', 12 distinct); "
-        "label from 'label' (as 'pots', 2 distinct), 'sentiment' (as 'pos', 2 distinct); weight from 'weight'; what "
-        "stays on one side from 'title'",
+        f"f.csv: texts from column 'text' (as '{REMARKS[0]}', 12 distinct); labels from column 'label' (as 'pots', 2 "
+        "distinct); not used: 'text_pair' (text_column), 'weight' (weight_column), 'sentiment' (label_column)",
+        f"f.csv: texts from columns 'text' (as '{REMARKS[0]}', 12 distinct), 'text_pair' (as '{REMARKS[0]}', 12 "
+        "distinct); labels from columns 'label' (as 'pots', 2 distinct), 'sentiment' (as 'pos', 2 distinct); weights "
+        "from column 'weight'; rows of one value of 'title' stay on one side of the splits",
     ]
 
 

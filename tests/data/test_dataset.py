@@ -67,7 +67,7 @@ def test_small_calibration_is_skipped_with_a_line(caplog):
         data = load_data(rows_of({"a": 100, "b": 100}))
     assert len(data.calibration) == 0
     assert [record.getMessage() for record in caplog.records][1:] == [
-        "no calibration split: it would have 8 rows, and 20 are the least that helps"
+        "No rows are set aside to calibrate probabilities: it would be 8, and 20 are the least that help"
     ]
 
 
@@ -152,7 +152,7 @@ def test_class_labels_keep_their_order_and_hidden_ones_are_left_alone(caplog):
     data = load_data(datasets.DatasetDict(train=train, test=hidden))
     assert data.labels.names == ("z", "a")
     assert len(data.test) == 8 and "x" not in data.test.texts
-    assert "no row of test has a label: it is left alone" in caplog.text
+    assert "no row of test has a label, so it is not used" in caplog.text
 
 
 def test_rows_without_text_or_label_are_dropped_and_counted_once(caplog):
@@ -160,9 +160,9 @@ def test_rows_without_text_or_label_are_dropped_and_counted_once(caplog):
     train = [*texts, None, " \n", "x", "y"], [*labels, "a", "b", None, float("nan")]
     data = load_data({"train": train, "test": (["u", "v"], ["a", ""])})
     assert len(data.train) + len(data.validation) == 40 and len(data.test) == 1
-    assert [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()] == [
-        "train split of data: rows dropped: 2 without text, 2 without label",
-        "test split of data: rows dropped: 0 without text, 1 without label",
+    assert [record.getMessage() for record in caplog.records if "without text" in record.getMessage()] == [
+        "train split of data: left out are 2 rows without text and 2 without label",
+        "test split of data: left out are 0 rows without text and 1 without label",
     ]
 
 

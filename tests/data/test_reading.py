@@ -42,7 +42,7 @@ def test_folder(tmp_path, caplog):
         found = open_source(tmp_path)
     names = {"train": "train.csv.gz", "validation": "dev.csv", "test": "TEST.csv"}
     assert {split: path.name for split, path in found.parts.items()} == names and found.name == tmp_path.name
-    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: left alone: notes.txt, unlabeled.csv"]
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: not read: notes.txt, unlabeled.csv"]
 
 
 def test_hub_is_asked_only_when_there_is_no_such_path(tmp_path, monkeypatch):

@@ -18,9 +18,10 @@ from helpers.predictions import multi_rows, score_of, single_rows
 from helpers.simulated_candidates import long_tailed, macro_f1_of, rows_of
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.evaluation import bootstrap, metrics
+from nlptransfer.evaluation import bootstrap, further, metrics
+from nlptransfer.evaluation.further import load_metric
 from nlptransfer.evaluation.inputs import predicted
-from nlptransfer.evaluation.metrics import load_metric, score_predictions
+from nlptransfer.evaluation.metrics import score_predictions
 
 
 def labels_of(k: int, multi_label: bool = False) -> Labels:
@@ -262,7 +263,7 @@ def test_every_local_metric_is_named_by_its_key_and_computes_what_scikit_learn_d
         "f1": sk.f1_score(references, predictions, average="macro", zero_division=0),
         "matthews_correlation": sk.matthews_corrcoef(references, predictions),
     }
-    assert set(metrics.METRICS) == {*expected, "subset_accuracy", "label_ranking_average_precision"}
+    assert set(further.METRICS) == {*expected, "subset_accuracy", "label_ranking_average_precision"}
     for name, value in expected.items():
         metric = load_metric(name)
         assert isinstance(metric, evaluate.Metric)
@@ -302,7 +303,7 @@ def test_further_metrics_go_in_under_their_names(monkeypatch: pytest.MonkeyPatch
         def compute(self, predictions: Any, references: Any) -> dict[str, Any]:
             return {"low": np.float32(min(predictions)), "all": {"worst": np.array([np.nan])}}
 
-    monkeypatch.setattr(metrics, "load_metric", lambda name: Spread() if name == "spread" else load_metric(name))
+    monkeypatch.setattr(further, "load_metric", lambda name: Spread() if name == "spread" else load_metric(name))
     found = score_predictions([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=("f1", "mcc", "spread"))
     assert found["f1"] == pytest.approx(1 / 3)
     assert found["mcc"] == 0.0

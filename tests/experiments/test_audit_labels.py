@@ -80,7 +80,7 @@ def test_labels_of_few_texts_are_not_judged(caplog: pytest.LogCaptureFixture) ->
     rare = replace(with_targets(data, targets), labels=replace(data.labels, names=(*data.labels.names, "rare")))
     with caplog.at_level(logging.INFO):
         section = find_label_errors(AuditRows(rare, {}, None))
-    assert "not judged are labels that heads hardly know: rare" in caplog.text
+    assert "as too few rows have them: rare" in caplog.text
     frame = section.frames["label_errors"]
     assert section.facts["judged_rows"] == len(data.train) - 4
     assert "rare" not in {*frame["label"], *frame["suggested"]}
@@ -148,7 +148,7 @@ def test_labels_that_heads_hardly_know_are_not_judged(caplog: pytest.LogCaptureF
     data = load_data(([text_of(draw, topics) for topics in told], labels), test_size=0)
     with caplog.at_level(logging.INFO):
         section = find_label_errors(AuditRows(data, {}, None))
-    assert "not judged are labels that heads hardly know: drawn" in caplog.text
+    assert "as too few rows have them: drawn" in caplog.text
     assert not any("drawn" in label for label in section.frames["label_confusions"]["suggested"])
 
 

@@ -88,7 +88,7 @@ def test_heads_of_many_rows_are_fitted_on_some(
     count = len(audited.data.train)
     with caplog.at_level(logging.INFO):
         assert len(audited.out_of_fold) == count > 80
-    assert f"heads are fitted on 80 of the {count} training rows" in caplog.text
+    assert f"The classifiers that check labels learn from 80 of the {count} training rows" in caplog.text
     # The head of a fold is the same for rows that heads were fitted on and for others.
     head = audited.fitted(audited.folds != 2)
     values = audited._standardized("train", np.flatnonzero(audited.folds == 2))
@@ -133,7 +133,7 @@ def test_without_an_encoder_words_are_looked_at(
     monkeypatch.setattr(module, "base_for", lambda name, *_: name)
     data = load_data(request.getfixturevalue(kind))
     audited = AuditRows.of(data)
-    assert audited.base is None and "TF-IDF stands in for an encoder" in caplog.text
+    assert audited.base is None and "TF-IDF takes its place" in caplog.text
     assert "no such encoder" in caplog.text
     for split, probabilities in (("train", audited.out_of_fold), ("test", audited.probabilities("test"))):
         targets = data.splits[split].targets

@@ -202,7 +202,7 @@ def test_a_training_that_learns_nothing_is_begun_anew_at_a_lower_and_a_higher_ra
     training, rows = run.training, run.data.rows["train"]
     assert [[entry["epoch"] for entry in one["history"]] for one in training.collapsed] == [[1, 2], [1, 2]]
     assert training.examples == 6 * rows
-    assert "at learning_rate=0.0001" in caplog.text and caplog.text.count("collapsed: ") == 2
+    assert "at learning_rate=0.0001" in caplog.text and caplog.text.count("come to nothing: ") == 2
     # All three give the validation rows one label: of equals the first is kept.
     assert [one["learning_rate"] for one in training.collapsed] == [2.5e-5, 4e-4]
     further = [Path(name) for name in set(files_of(run.folder)) - RUN_FILES]

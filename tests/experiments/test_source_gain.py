@@ -148,14 +148,14 @@ def test_both_sides_have_the_same_steps_on_the_target(transfer, tune):
 def test_a_verdict_is_made_by_itself_where_it_is_cheap(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
     assert tune("linear").verdict
-    assert "Not measured" not in caplog.text
+    assert "is not measured" not in caplog.text
     caplog.clear()
     assert tune("untested", data=remarks_of(60, 3), test_size=0.0).verdict is None
-    assert "Not measured" in caplog.text
+    assert "is not measured" in caplog.text
     caplog.clear()
     quick = {"head_type": "cnn", "num_filters": 4, "num_train_epochs": 1}
     assert tune("cnn", **quick).verdict is None
-    assert "Not measured whether the source helped" in caplog.text
+    assert "Whether the source helped is not measured" in caplog.text
     assert tune("with fallback", fallback=True, seeds=1, **quick).verdict.fallback
     assert tune("no", verdict=False).verdict is None
 

@@ -208,7 +208,7 @@ def test_default_from_its_package(package, hub, caplog, name, revision):
     assert (base.path, base.id, base.revision) == (package, DEFAULT_BASE, PACKAGE_REVISION)
     assert not hub.requests and again == base
     (line,) = caplog.messages
-    assert line.startswith(f"{DEFAULT_BASE}: from the installed package, weights checked (sha256 ")
+    assert line.startswith(f"{DEFAULT_BASE} is taken from the installed package; its weights are as published (sha256 ")
 
 
 def test_other_weights_in_the_package_are_refused(package, hub):

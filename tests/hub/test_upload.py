@@ -151,7 +151,7 @@ def test_nothing_new_makes_no_commit(logged_in, folder, caplog):
     assert (pushed.commit, pushed.private) == (None, True)
     assert logged_in.commits(REPO) == before
     assert not [one for one in logged_in.requests[already:] if one.method == "PUT" or "/commit/" in one.path]
-    assert "me/films: has these files already, no commit was made" in caplog.text
+    assert "me/films has these files already, so nothing is sent" in caplog.text
 
 
 def test_only_what_differs_is_sent(logged_in, folder):

@@ -56,7 +56,7 @@ def test_full_disk(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: 
     for number in range(2):
         assert cached({"number": number}, make) is make.array
     (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, ") and "No space left on device: make room there" in line
+    assert line.startswith("The cache cannot be written, ") and "No space left on device: make room there" in line
     assert not [*folder.iterdir()]
 
 
@@ -150,9 +150,9 @@ def test_what_was_made_before_an_interruption_is_not_made_again(folder: Path, ca
     np.testing.assert_array_equal(cached_in_parts({}, second), first.array)
     assert first.made == [0, 1, 2] and len(second.made) in (3, 4)
     before, *damaged = caplog.messages
-    assert before == "features: on from 3 parts that are in the cache"
+    assert before == "3 parts of the features are in the cache, and the others are computed"
     assert len(damaged) == len(second.made) - 2
-    assert all(line.startswith("features: what was kept of it is damaged, and is made anew (") for line in damaged)
+    assert all(line.startswith("features: the copy in the cache is damaged, and is made anew (") for line in damaged)
     (entry,) = folder.iterdir()
     # Of a process that was killed when others had made the whole.
     (folder / f"{entry.name}-7").mkdir()
@@ -165,7 +165,7 @@ def test_parts_stay_in_memory_where_nothing_can_be_written(own_cache: Path, capl
     parts = Parts()
     np.testing.assert_array_equal(cached_in_parts({}, parts), parts.array)
     (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, ") and parts.made == [0, 1, 2, 3, 4]
+    assert line.startswith("The cache cannot be written, ") and parts.made == [0, 1, 2, 3, 4]
 
 
 def test_parts_that_others_remove_are_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,7 +248,8 @@ def test_where_memory_runs_out_batches_are_halved(error, caplog):
     assert crowded.shapes[:2] == [(43, 8), (21, 8)]
     assert all(rows * tokens <= 100 for rows, tokens in crowded.shapes[2:])
     assert [line.getMessage() for line in caplog.records] == [
-        f"out of memory on cpu with {rows} rows of 8 tokens in one batch: on with half as many" for rows in (43, 21)
+        f"out of memory on cpu with {rows} rows of 8 tokens in one batch: half as many are read at a time from here on"
+        for rows in (43, 21)
     ]
 
 

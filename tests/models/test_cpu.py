@@ -245,7 +245,7 @@ def test_threads_stay_within_the_quota_of_a_container(name, cgroup, monkeypatch,
         cpu.stay_within_quota.__wrapped__()
         assert cpu.usable_cores() == cores and torch.get_num_threads() == min(8, cores)
         assert os.environ.get("RAYON_NUM_THREADS") == (str(cores) if cores < 8 else None)
-        assert ("threads and not 8" in caplog.text) == (cores < 8)
+        assert ("threads are used and not 8" in caplog.text) == (cores < 8)
     finally:
         torch.set_num_threads(before)
         for controller in ThreadpoolController().lib_controllers:

@@ -152,7 +152,10 @@ def test_added_tokens_without_embeddings_are_unknown(tmp_path, caplog):
     assert tokenizer.pad_token == tokenizer.unk_token
     expected = encode(["word3 unheard"], tokenizer, 9).ids.tolist()
     assert encode(["word3 <extra>"], tokenizer, 9).ids.tolist() == expected and max(expected) < VOCABULARY
-    assert "flawed: added tokens without an embedding are read as unknown: <extra>, word1 word2, [PAD]" in caplog.text
+    assert (
+        "flawed: tokens that were added without an embedding are read as unknown: <extra>, word1 word2, [PAD]"
+        in caplog.text
+    )
 
 
 def test_a_missing_tokenizer_config_hides_no_unknown_token(tmp_path):

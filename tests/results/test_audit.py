@@ -56,7 +56,7 @@ def test_clean_leaves_out_what_is_marked_but_no_row_of_test(tmp_path: Path, capl
     # Row 16 is the only one of its label, and 11 of validation the first.
     assert cleaned.train.numbers.tolist() == [11, 12, 14, 15, 16] and cleaned.validation.numbers.tolist() == [11]
     assert cleaned.test is audit.rows.test and cleaned.labels == audit.rows.labels
-    assert [line.split(":")[0] for line in caplog.messages] == ["row 16 of train stays", "row 11 of validation stays"]
+    assert [line.split(",")[0] for line in caplog.messages] == ["Row 16 of train stays", "Row 11 of validation stays"]
     assert audit.clean(()).fingerprints() == audit.rows.fingerprints()
     assert audit.clean(["conflicts"]).fingerprints() == audit.rows.fingerprints()
 

@@ -223,7 +223,7 @@ def test_a_large_shift_of_labels_is_said(whatever, caplog):
             warn_of_shift(one, TWO.names, whatever_shift=whatever)
         assert not caplog.text
         warn_of_shift(shifted, TWO.names, whatever_shift=whatever)
-    assert "some 35% of them, 30% at least" in caplog.text
+    assert "about 35% of its texts, at least 30%" in caplog.text
     assert "bad 0.15, good 0.85" in caplog.text and ("allow_label_shift" in caplog.text) is not whatever
 
 

@@ -517,8 +517,8 @@ def test_scores_before_and_after_are_said_and_written(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
     told = tune("full", "sequential", anew=True).transfer.scores
     for role in ("source", "target"):
-        assert f"{role} (test): accuracy before {told[role]['before']['accuracy']:.4f}" in caplog.text
-    assert f"after {told['source']['after']['accuracy']:.4f}" in caplog.text
+        assert f"accuracy on the test rows of the {role}: {told[role]['before']['accuracy']:.4f} before" in caplog.text
+    assert f"{told['source']['after']['accuracy']:.4f} after training" in caplog.text
     copied = tune("full", "copy")
     assert told["target"]["before"]["accuracy"] == copied.metrics["accuracy"]
     assert told["source"]["before"] == copied.transfer.scores["source"]["after"]

@@ -10,7 +10,7 @@ from helpers.runs import finetune
 from nlptransfer.vectors import UNKNOWN, open_vectors
 
 WORDS = ["the", "kettle", "broke", "love", "it", "again"]
-SKIPPED = "left out 1 of 7 words, which are not UTF-8"
+SKIPPED = "1 of the 7 words are not UTF-8, and are left out"
 TEXTS = ["the kettle broke again", "love it", "it broke", "love the kettle", "again it broke", "love love it"] * 5
 LABELS = ["bad", "good"] * 15
 

@@ -77,7 +77,7 @@ def test_a_word_that_is_no_utf8_is_left_out(tmp_path, model, caplog):
     path = write(tmp_path / "v.bin", model.read_bytes().replace("café".encode(), b"caf\xc3\xc3"))
     words = open_vectors(model).words()
     assert open_vectors(path).words() == [word for word in words if word != "café"]
-    assert f"v.bin: left out 1 of {len(words)} words, which are not UTF-8" in caplog.text
+    assert f"v.bin: 1 of the {len(words)} words are not UTF-8, and are left out" in caplog.text
 
 
 def test_copies_open_the_map_again(model, tmp_path):

@@ -232,7 +232,7 @@ def test_words_that_are_no_utf8_are_left_out_and_counted(tmp_path, caplog, small
         words, matrix = read(path)
         assert words == [word for word in WORDS if word != "电影"]
         np.testing.assert_array_equal(matrix, np.delete(MATRIX, WORDS.index("电影"), axis=0))
-    assert caplog.messages == 2 * ["v: left out 1 of 10 words, which are not UTF-8"]
+    assert caplog.messages == 2 * ["v: 1 of the 10 words are not UTF-8, and are left out"]
 
 
 # Broken files

@@ -68,7 +68,7 @@ def test_lists_of_words(tmp_path, caplog, name, lists):
         opened = open_vectors(source)
         assert (opened.words(), opened.source) == (WORDS, source.name)
         np.testing.assert_array_equal(opened.matrix, MATRIX)
-    assert f"{name}: with the words in {next(iter(lists)).replace('__', '.')}" in caplog.text
+    assert f"{name}: its words are in {next(iter(lists)).replace('__', '.')}" in caplog.text
 
 
 def test_words_in_parquet(tmp_path):
@@ -102,7 +102,7 @@ def test_words_that_are_no_utf8_and_rows_without_one_are_left_out(tmp_path, capl
     opened = open_vectors(folder)
     assert opened.words() == ["the", "电影", "5", "end"]
     np.testing.assert_array_equal(opened.matrix, MATRIX[[0, 3, 4, 5]])
-    assert "words.txt: left out 1 of 5 words, which are not UTF-8" in caplog.text
+    assert "words.txt: 1 of the 5 words are not UTF-8, and are left out" in caplog.text
 
 
 def test_another_list_or_matrix_is_read_anew(tmp_path):

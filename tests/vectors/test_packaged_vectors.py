@@ -80,7 +80,7 @@ def test_a_path_of_that_name_is_meant_first(stand_in, tmp_path, monkeypatch):
 def test_files_are_checked_when_they_are_converted_and_damage_is_refused(stand_in, caplog, own_cache):
     caplog.set_level(logging.INFO, "nlptransfer")
     open_vectors(GLOVE.id), open_vectors("glove-6b-50d")
-    assert len([line for line in caplog.messages if "from the installed package, checked" in line]) == 1
+    assert len([line for line in caplog.messages if "from the installed package, as published" in line]) == 1
     for file in sorted(stand_in.iterdir()):
         whole = file.read_bytes()
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -267,7 +267,7 @@ def test_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, cap
         assert open_vectors(path).folder == opened.folder and pickle.loads(pickle.dumps(opened)).words() == ["a", "b"]
     open_vectors(write_text(tmp_path / "other.txt", ["c 1"]))
     (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, and what it would hold is made by each command anew (")
+    assert line.startswith("The cache cannot be written, so each command computes anew what it would hold (")
     assert "Not a directory" in line and (tmp_path / "file").is_file()
 
 
@@ -320,7 +320,7 @@ def test_second_load_at_once(tmp_path, caplog):
     caplog.set_level(logging.INFO, "nlptransfer")
     path = write_large(tmp_path / "v.bin", 90_000)
     assert len(open_vectors(path)) == 90_000
-    assert "v.bin: read for the first time (37 MB)" in caplog.text
+    assert "v.bin is converted into the cache (37 MB)" in caplog.text
     taken = []
     for _ in range(3):
         began = time.process_time()

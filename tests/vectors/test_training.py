@@ -217,7 +217,7 @@ def test_what_it_will_take_is_said(tmp_path, caplog, small_pieces):
     distill_vectors(WORDS, make_encoder(tmp_path / "tiny"), dimensions=5)
     (line,) = caplog.messages
     assert re.fullmatch(
-        r"tiny: 14 words go through the encoder, about \d\.\d minutes in all; what is done stays in the cache", line
+        r"tiny makes vectors for 14 words, about \d\.\d minutes in all; what is done stays in the cache", line
     )
 
 
@@ -225,7 +225,7 @@ def test_the_most_frequent_words_are_kept(encoder, passes, caplog):
     vectors = distill_for_texts(TEXTS, encoder, dimensions=5, max_words=7)
     every = distill_for_texts(TEXTS, encoder, dimensions=5)
     assert len(vectors) == passes[0] == 7 and vectors.words() == every.words()[:7]
-    assert re.search(r"tiny distilled: the 7 most frequent of the \d\d words of the texts get a vector", caplog.text)
+    assert re.search(r"tiny: of the \d\d words of the texts only the 7 most frequent get a vector", caplog.text)
     assert len(caplog.records) == 1
     with pytest.raises(SettingError, match="max_words=0: expected at least 1"):
         distill_for_texts(TEXTS, encoder, max_words=0)

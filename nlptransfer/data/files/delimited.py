@@ -110,7 +110,9 @@ class _Reader:
             yield self._table(parsed)
         if self._row == 1:
             shown = abridged([*map(repr, self._header)], 5)
-            logger.warning("%s: no row below the header %s; set header=false if it is a row", self._where, shown)
+            logger.warning(
+                "%s: there is no row below the header %s; set header=false if that is a row", self._where, shown
+            )
             none = self._arrow_of([])
             self._name_columns(none)
             yield self._table(none)
@@ -303,7 +305,8 @@ class _Reader:
         """Leave out rows that repeat the header, as in files that were put one behind the other."""
         import pyarrow.compute as compute
 
-        if len(self._header) < 2:
+        # The second is quick, and imports no pandas, as Arrow does for a value of Python's.
+        if len(self._header) < 2 or not compute.any(compute.starts_with(parsed.column(0), self._header[0])).as_py():
             return parsed
         same = compute.equal(parsed.column(0), self._header[0])
         for index, name in enumerate(self._header):

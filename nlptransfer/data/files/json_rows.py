@@ -275,13 +275,13 @@ def _rows_of(whole: dict[str, Any], where: str) -> list[dict[str, Any]]:
         )
     if len(lists) == 1 and (len(whole) == 1 or lists[0] in _ROWS_KEYS):
         others = [repr(name) for name in whole if name != lists[0]]
-        left = f", left alone: {abridged(others, 10)}" if others else ""
-        logger.info("%s: rows are those under %r%s", where, lists[0], left)
+        left = f"; not read: {abridged(others, 10)}" if others else ""
+        logger.info("%s: the rows are those under %r%s", where, lists[0], left)
         return [_checked(row, where) for row in whole[lists[0]]]
     if values and all(isinstance(value, dict) and value for value in values):
         return _rows_of_nested(whole, where)
     if values and all(isinstance(value, list) for value in values) and {*map(len, values)} == {max(2, len(values[0]))}:
-        logger.info("%s: a list for each column", where)
+        logger.info("%s: the file has a list for each column", where)
         return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
     return [whole]
 
@@ -289,10 +289,10 @@ def _rows_of(whole: dict[str, Any], where: str) -> list[dict[str, Any]]:
 def _rows_of_nested(whole: dict[str, dict[str, Any]], where: str) -> list[dict[str, Any]]:
     inner = list(dict.fromkeys(chain.from_iterable(whole.values())))
     if all(name.isdigit() for name in inner) or (not _are_rows(whole) and len(inner) > len(whole)):
-        logger.info("%s: a table by columns", where)
+        logger.info("%s: the file is a table, column by column", where)
         return [{name: column.get(row) for name, column in whole.items()} for row in inner]
     if _are_rows(whole) or len(whole) > len(inner):
-        logger.info("%s: a table by rows, under the name of each", where)
+        logger.info("%s: the file is a table, row by row, each under its name", where)
         return list(whole.values())
     return [whole]
 

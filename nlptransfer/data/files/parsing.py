@@ -236,7 +236,7 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
     else:
         yield from read_delimited(source, settings, kind)
     if text.padding:
-        logger.warning("%s: %d NUL bytes at the end left out", front.where, text.padding)
+        logger.warning("%s: %d NUL bytes at the end are left out", front.where, text.padding)
 
 
 def _lines(source: Buffered) -> Iterator[Table]:

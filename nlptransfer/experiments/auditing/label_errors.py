@@ -106,7 +106,9 @@ def doubts_of(rows: AuditRows) -> Doubts:
         counts = targets.sum(axis=0)
         judged &= (rows.out_of_fold * targets).sum(axis=0) >= counts / 2
     if few := [name for name, is_judged in zip(labels.names, judged, strict=True) if not is_judged]:
-        log.info("label errors: not judged are labels that heads hardly know: %s", abridged(few, NAMED))
+        log.info(
+            "Rows of these labels are not checked for wrong labels, as too few rows have them: %s", abridged(few, NAMED)
+        )
     if judged.sum() + labels.multi_label < 2:
         return _nothing(rows)
     return (_of_several if labels.multi_label else _of_one)(rows, judged)

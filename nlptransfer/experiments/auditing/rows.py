@@ -63,7 +63,7 @@ class AuditRows:
         try:
             name = name or find_base(None, revision).id
         except BaseModelError as error:
-            log.warning("TF-IDF stands in for an encoder, and sees words alone, as none is at hand: %s", error)
+            log.warning("There is no encoder here, so TF-IDF takes its place, which sees words alone: %s", error)
         return cls(data, others or {}, name, revision, route or frozen_route({}))
 
     def features(self, split: str) -> np.ndarray:
@@ -199,7 +199,11 @@ class AuditRows:
         """The places of the training rows that heads are fitted on."""
         places = places_of_some(self.data.train, HEAD_ROWS)
         if len(places) < len(self.data.train):
-            log.info("heads are fitted on %d of the %d training rows", len(places), len(self.data.train))
+            log.info(
+                "The classifiers that check labels learn from %d of the %d training rows, which are enough",
+                len(places),
+                len(self.data.train),
+            )
         return places
 
     @cached_property

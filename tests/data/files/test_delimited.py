@@ -175,11 +175,11 @@ MENDED = {
         "1 lines with empty cells beyond the last column cut",
     ),
     "\n\ntext,label\na,1\n": ({"text": ["a"], "label": ["1"]}, "2 empty lines left out"),
-    "text,label\na,1\n\0\0\0": ({"text": ["a"], "label": ["1"]}, "3 NUL bytes at the end left out"),
+    "text,label\na,1\n\0\0\0": ({"text": ["a"], "label": ["1"]}, "3 NUL bytes at the end are left out"),
     "text,label\n007,NA\n1e5,true\nnull,\n": ({"text": ["007", "1e5", "null"], "label": ["NA", "true", ""]}, None),
     "text,label\n": (
         {"text": [], "label": []},
-        "no row below the header 'text', 'label'; set header=false if it is a row",
+        "there is no row below the header 'text', 'label'; set header=false if that is a row",
     ),
     "text,label\na,1\ntext,label\nb,2\n": (
         {"text": ["a", "b"], "label": ["1", "2"]},

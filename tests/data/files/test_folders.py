@@ -75,7 +75,7 @@ def test_parts_are_one_table_in_order(tmp_path, caplog):
     opened = open_source(tmp_path)
     assert opened.table("train").values("text") == ["row 9", "more 9", "row 10", "more 10"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: left alone: notes.txt",
+        f"{tmp_path}: not read: notes.txt",
         f"{tmp_path}: train rows are read from 2 files: train-9.csv, train-10.csv",
     ]
     assert [table.first_row for table in stream_tables(tmp_path)] == [1, 3]

@@ -98,10 +98,10 @@ def test_lines_whose_columns_change_from_block_to_block():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"data": [{"a": 1}], "meta": {}}', "rows are those under 'data', left alone: 'meta'"),
-        ('{"text": {"0": "a", "1": "b"}}', "a table by columns"),
-        ('{"q1": {"text": "a"}, "q2": {"text": "b"}}', "a table by rows, under the name of each"),
-        ('{"text": ["a", "b"], "label": [1, 2]}', "a list for each column"),
+        ('{"data": [{"a": 1}], "meta": {}}', "the rows are those under 'data'; not read: 'meta'"),
+        ('{"text": {"0": "a", "1": "b"}}', "the file is a table, column by column"),
+        ('{"q1": {"text": "a"}, "q2": {"text": "b"}}', "the file is a table, row by row, each under its name"),
+        ('{"text": ["a", "b"], "label": [1, 2]}', "the file has a list for each column"),
     ],
 )
 def test_the_form_of_one_object_is_said(content, said, caplog):

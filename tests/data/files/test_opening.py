@@ -240,7 +240,7 @@ def test_padding_is_left_out_and_said(tmp_path, name, caplog):
     content = {"a.csv": "text\nx\n", "a.jsonl": '{"text": "x"}\n', "a.txt": "x\n"}[name]
     path = write(tmp_path / name, content + "\0" * 99)
     assert read_file(path, FileSettings()).values("text") == ["x"]
-    assert f"{path}: 99 NUL bytes at the end left out" in caplog.text
+    assert f"{path}: 99 NUL bytes at the end are left out" in caplog.text
 
 
 FASTTEXT = {
