@@ -2,19 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
 from nlptransfer.errors import SettingError, nearest
 
 log = logging.getLogger("nlptransfer")
-
-
-@cache
-def _installed() -> EntryPoints:
-    # Of all packages, which takes as long as of one group.
-    return entry_points()
 
 
 class Named(Protocol):
@@ -74,7 +67,7 @@ class Registry(Mapping[str, type[T]]):
 
     def _names(self) -> list[str]:
         if not self._is_complete:
-            for entry in _installed().select(group=self.group):
+            for entry in entry_points(group=self.group):
                 if self._places.setdefault(entry.name, entry).value != entry.value:
                     log.warning("%s %r: %s is left out, as that name is taken", self.kind, entry.name, entry.value)
             self._is_complete = True
