@@ -457,7 +457,7 @@ def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: P
     assert "Of a text of more than 9 tokens it reads the first quarter of so many, and the rest" in cards["head_tail"]
     assert "of more than 9 tokens in windows that overlap, pooled into one prediction" in cards["windows"]
     for mode in ("head_tail", "windows"):
-        assert cards[mode].count("plain transformers too, cut what is longer") == 1
+        assert cards[mode].count("plain transformers too, truncate what is longer") == 1
     assert "plain transformers too" not in cards["truncate"]
 
 
