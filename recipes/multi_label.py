@@ -15,4 +15,4 @@ from nlptransfer.cli import recipe
 DATA = Path(__file__).parents[1] / "data"
 
 if __name__ == "__main__":
-    recipe(DATA / "tickets", head_type="linear")
+    recipe(DATA / "tickets", route="word2vec", head_type="linear")

@@ -13,4 +13,4 @@ from nlptransfer.cli import recipe
 DATA = Path(__file__).parents[1] / "data"
 
 if __name__ == "__main__":
-    recipe(DATA / "headlines")
+    recipe(DATA / "headlines", route="word2vec")

@@ -178,7 +178,7 @@ def test_two_processes_compare_as_one(runs):
     runs_of_two = [json.loads(path.read_text()) for path in two.folder.rglob("experiment.json")]
     assert {record["processes"] for record in runs_of_two} == {2}
     # What is printed and written at the end is so once.
-    assert printed.count(f"written: {two.folder / 'report.html'}") == 1
+    assert printed.count(f"read the report:  {two.folder / 'report.html'}") == 1
     assert [path.name for path in two.folder.iterdir() if path.name.startswith(".")] == []
 
 
@@ -260,7 +260,7 @@ def test_a_killed_process_takes_the_run_down_and_it_goes_on_by_all_processes(run
     # topics.py is the same command, but for the rows that are learned from where none are named.
     done = ended(start(*LAUNCH, ROOT / "recipes" / "topics.py", *call, "--output-dir", out))
     assert done.code == 0, done.err
-    assert done.out.count("word2vec ") == done.out.count(f"written: {out}") == 1
+    assert done.out.count("\nword2vec ") == done.out.count(f"written: {out}") == 1
     assert done.err.count(f"-> {out}") == done.err.count("epoch 12 of 12 trained in") == 1
     one, two = (RunResult.load(runs[0] / count / "cnn") for count in "12")
     resumed = RunResult.load(out)

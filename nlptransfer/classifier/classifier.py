@@ -229,16 +229,16 @@ class Classifier:
         unsure = confidence(probabilities, targets, multi_label=multi_label) < min_confidence
         return PredictedRows([*map(in_lines, texts)], probabilities, targets, unsure, self.labels)
 
-    def explain(self, texts: Sequence[str], *, label: str | None = None) -> list[Explanation]:
-        """Say for each text what its words do to its likeliest label, or to another one.
+    def explain(self, texts: Sequence[str], *, label: str | Sequence[str] | None = None) -> list[Explanation]:
+        """Say for each text what its words do to its likeliest label, or to another one, of all or of each.
 
         A text of n words takes n passes through the model, but for a linear head on word vectors, which is a sum.
         A ``label`` that the classifier does not know is a SettingError.
         """
-        found = []
+        found, labels = [], [label] * len(texts) if label is None or isinstance(label, str) else label
         with progress_bar("explaining", len(texts)) as bar:
-            for text in texts:
-                found.append(explained(self, text, label))
+            for text, about in zip(texts, labels, strict=True):
+                found.append(explained(self, text, about))
                 bar.advance()
         return found
 

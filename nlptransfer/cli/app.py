@@ -23,7 +23,6 @@ from nlptransfer.cli.settings import settings_verb
 from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_audit, show_comparison, show_ranking, show_scores
 from nlptransfer.errors import NlpTransferError
-from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
 from nlptransfer.routes import ROUTES
 
@@ -284,6 +283,7 @@ def evaluate_verb(
 
     from nlptransfer.classifier import Classifier
     from nlptransfer.data import data_settings, load_split
+    from nlptransfer.files import write_json
     from nlptransfer.results import read_learned, share_learned
 
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)

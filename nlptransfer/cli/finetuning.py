@@ -12,7 +12,7 @@ from nlptransfer.cli.first_look import rows_first
 from nlptransfer.cli.log import repeat_warnings, say, start_log
 from nlptransfer.cli.terminal import show_runs, show_tables
 from nlptransfer.errors import SettingError
-from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
+from nlptransfer.routes import FROZEN_ROUTE, ROUTES, WORDS_ROUTE, default_route
 from nlptransfer.settings import fields_of
 from nlptransfer.transfer import TRANSFERS
 
@@ -33,7 +33,10 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         route: Annotated[
             str | None,
             opt.option(
-                opt.TRAINING, f"how the model learns: {', '.join(ROUTES)}", metavar="NAME", default=DEFAULT_ROUTE
+                opt.TRAINING,
+                f"how the model learns: {', '.join(ROUTES)}",
+                metavar="NAME",
+                default=f"{FROZEN_ROUTE}; {WORDS_ROUTE} where the base is a file of word vectors",
             ),
         ] = None,
         base: opt.Base = None,
@@ -147,7 +150,7 @@ def _named_runs(
 
 def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's settings, without those of its route where another route is chosen."""
-    if not recipe or chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
+    if not recipe or chosen.get("route") in (None, recipe.get("route")):
         return dict(recipe)
     others = {"route"}.union(*map(fields_of, ROUTES.values())) - fields_of(ROUTES.find(chosen["route"])).keys()
     return {name: value for name, value in recipe.items() if name not in others}
@@ -183,7 +186,8 @@ def _curves_and_show(
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
             if config.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
-        name = f"{Path(str(config['data'])).name.split('.')[0]}-{config.get('route', DEFAULT_ROUTE)}-gains"
+        route = config.get("route") or default_route(config.get("base"))
+        name = f"{Path(str(config['data'])).name.split('.')[0]}-{route}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
         with rows_first(config["data"], config, ARGUMENTS):
             from nlptransfer import distributed

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from nlptransfer.files import named_path
 from nlptransfer.routes import ROUTES
 from nlptransfer.settings import fields_of, fill
 
@@ -44,6 +43,7 @@ def texts_first(model: str, texts: str, reading: Mapping[str, Any]) -> None:
     """Open what a saved classifier is to predict, and find the texts in it, but of a stream, which comes once."""
     from nlptransfer.classifier import saved_task
     from nlptransfer.data import FileSettings, find_columns, stream_tables
+    from nlptransfer.files import named_path
 
     task, path = saved_task(model), named_path(texts)
     if sys.stderr.isatty():

@@ -11,13 +11,13 @@ from typer import Argument, Option
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.log import start_log
 from nlptransfer.cli.terminal import show_closed
-from nlptransfer.routes import DEFAULT_ROUTE, FROZEN_ROUTE
+from nlptransfer.routes import FROZEN_ROUTE, WORDS_ROUTE
 
 CLOSED_FORM = ("coral", "selftrain")
 EVERY = {
     (FROZEN_ROUTE, "linear"): (*CLOSED_FORM, "adapt"),
     (FROZEN_ROUTE, "mlp"): ("coral", "mmd", "dann", "selftrain"),
-    (DEFAULT_ROUTE, "mlp"): CLOSED_FORM,
+    (WORDS_ROUTE, "mlp"): CLOSED_FORM,
 }
 """Strategies by route and head: all that --all compares."""
 TRAINED = {"per_device_train_batch_size": 128, "num_train_epochs": 10}
@@ -32,11 +32,11 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
     def gap(
         domains: Annotated[list[str], Argument(metavar="DOMAINS", help="folders of labeled rows")] = default,
         route: Annotated[
-            list[str] | None, Option(help=f"{FROZEN_ROUTE} or {DEFAULT_ROUTE}", show_default=FROZEN_ROUTE)
+            list[str] | None, Option(help=f"{FROZEN_ROUTE} or {WORDS_ROUTE}", show_default=FROZEN_ROUTE)
         ] = None,
         base: opt.Base = None,
         vectors: Annotated[str | None, Option(help="word vectors", show_default="distilled from the encoder")] = None,
-        every: Annotated[bool, Option("--all", help=f"all strategies, by an mlp and {DEFAULT_ROUTE} too")] = False,
+        every: Annotated[bool, Option("--all", help=f"all strategies, by an mlp and {WORDS_ROUTE} too")] = False,
         unlabeled: Annotated[str | None, Option(metavar="NAME", help="file in each folder in place of train")] = None,
         seeds: opt.Seeds = 3,
         jobs: Annotated[int | None, Option(help="runs side by side", show_default="one a core, at most 8")] = None,
@@ -52,12 +52,12 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         # What the many runs have to say would bury the table.
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
         arguments = {*signature(close_the_gap).parameters, "transfer", "head_type", "base"}
-        routes = route or ([FROZEN_ROUTE, DEFAULT_ROUTE] if every else [FROZEN_ROUTE])
+        routes = route or ([FROZEN_ROUTE, WORDS_ROUTE] if every else [FROZEN_ROUTE])
         heads = [each for each in EVERY if each[0] in routes] if every else [(name, "linear") for name in routes]
         closed = {}
         with side_by_side(jobs or _jobs()) as workers:
             for name, head in heads:
-                learned_from = (vectors if name == DEFAULT_ROUTE else None) or base
+                learned_from = (vectors if name == WORDS_ROUTE else None) or base
                 config = opt.config_of({"head_type": head, "base": learned_from}, settings, arguments)
                 closed[f"{name} {head}"] = close_the_gap(
                     domains,

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from nlptransfer.classifier import check_output
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.first_look import texts_first
 from nlptransfer.cli.log import say, start_log
@@ -74,6 +73,8 @@ def predict_verb(
         )
     else:
         if output is not None:
+            from nlptransfer.classifier import check_output
+
             check_output(output, texts[0])
         texts_first(model_dir, texts[0], reading)
         _predict_one(model_dir, texts[0], output, opened, options)

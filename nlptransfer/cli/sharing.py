@@ -8,14 +8,14 @@ from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.log import say, start_log
-from nlptransfer.files import size_mb
-from nlptransfer.locks import locked
 
 shipping_app = opt.Verbs()
 Run = Annotated[Path, Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
 
 
 def _show_written(folder: Path) -> None:
+    from nlptransfer.files import size_mb
+
     say(f"written: {folder} ({size_mb(folder):,.1f} MB)")
 
 
@@ -68,6 +68,7 @@ def export_verb(
     """Write a saved classifier in another form, once it gives what the original gives."""
     from nlptransfer.classifier import Classifier
     from nlptransfer.hub import check_links
+    from nlptransfer.locks import locked
     from nlptransfer.settings import check
 
     start_log()
@@ -98,6 +99,7 @@ def average_verb(
     """Make one adapter of several of the same base and labels: their weighted average."""
     from nlptransfer.classifier import Classifier, average
     from nlptransfer.evaluation import default_metric
+    from nlptransfer.locks import locked
 
     start_log()
     parts = [Classifier.load(run, base) for run in runs]

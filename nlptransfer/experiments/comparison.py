@@ -1,5 +1,6 @@
 """compare(): what is asked for is read and checked. comparison_run.py runs it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from nlptransfer.experiments.candidates import Candidate, SharedSettings, candid
 from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.environment import machine, versions
+from nlptransfer.experiments.opening import data_lines
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.hub import base_for
@@ -34,6 +36,8 @@ from nlptransfer.results import (
 from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import Count, Positive, Share, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
+
+log = logging.getLogger("nlptransfer")
 
 
 @with_progress
@@ -118,6 +122,8 @@ def compare(
     folder = run_folder(output_dir, question, loaded.name, "compare")
     with at_work(folder, take_lock):
         loaded = checked_data(loaded, folder, overwrite=overwrite)
+        for line in [*data_lines(loaded), f"Comparing {', '.join(one.name for one in candidates)}, into {folder}"]:
+            log.info("%s", line)
         is_finished = claim(folder, question, overwrite, COMPARISON)
         if distributed.from_main(is_comparison(folder)):
             result = ComparisonResult.load_any(folder)

@@ -338,7 +338,6 @@ class ComparisonRun:
             rows = sum(len(one.validation) for one in self.chosen_on)
             by = f"cross-validation of {rows:,}" if self.crossed else f"{rows:,} validation"
             sentence = f"{advice.reason} (decided by {by} and {len(data.test):,} test rows)"
-            log.info("%s", sentence)
             advised = {"recommended": advice.candidate, "best": advice.best, "recommendation": sentence}
         curve = result.curve
         if self.subsets:

@@ -22,7 +22,7 @@ from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.progress import progress_bar, with_progress
 from nlptransfer.results import GAINS, GainCurve, RunConfig, RunResult, at_work, command_of, plain
-from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
+from nlptransfer.routes import ROUTES, Route, SavedFormat, default_route
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
@@ -233,7 +233,11 @@ class _Plan:
     ) -> "_Plan":
         saved = saved_classifier(source)
         transfer = transfer or ("direct" if source is None else "sequential")
-        route = (route or DEFAULT_ROUTE) if saved is None else _as_saved(saved.route, route)
+        if saved is not None:
+            route = _as_saved(saved.route, route)
+        elif route is None:
+            route = default_route(base)
+            log.info("No route is named: %s is taken", route)
         kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
         kinds["route"] = ROUTES.find(route) if isinstance(route, str) else type(route)
         values: dict[str, Any] = {}

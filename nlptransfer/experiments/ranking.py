@@ -128,7 +128,6 @@ def rank(
             distributed.on_main(result.save)
         if report:
             report_once(folder)
-        log.info("%s", result.sentence)
     return result
 
 

@@ -6,6 +6,7 @@ from .base_models import find_base as find_base
 from .base_models import is_encoder as is_encoder
 from .base_models import recorded_base as recorded_base
 from .base_models import weights_hash as weights_hash
+from .card import BASELINES as BASELINES
 from .card import CardFacts as CardFacts
 from .card import CardSection as CardSection
 from .card import base_name as base_name

@@ -20,6 +20,11 @@ from nlptransfer.hub.packaged import find_packaged
 from nlptransfer.settings import check
 
 TASK = "text-classification"
+BASELINES = {
+    "majority": "always the most frequent label",
+    "tfidf": "TF-IDF of words with a linear classifier",
+}
+"""What baselines do, by their names."""
 WIDGETS = 5
 """Labels of which the hub's page shows an example text."""
 _FIRST = ["language", "license", "library_name", "pipeline_tag", "tags", "base_model", "base_model_relation"]
@@ -109,6 +114,17 @@ class CardFacts:
             if test.get(key) is not None:
                 scores.append(_Score(name, metric, average, test[key], None if None in interval else interval))
         return scores
+
+    @property
+    def baselines(self) -> list["_Score"]:
+        """The first of these scores that baselines have on the same rows."""
+        key, name, *_ = (_MULTI_LABEL if self.record["multi_label"] else _SINGLE_LABEL)[0]
+        return [
+            _Score(f"{name} of {BASELINES.get(one, one)}", None, None, found["scores"][key], interval)
+            for one, found in (self.results.get("baselines") or {}).items()
+            if found["scores"].get(key) is not None
+            for interval in [found["scores"].get(f"{key}_interval")]
+        ]
 
 
 class _Score(NamedTuple):

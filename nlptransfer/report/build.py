@@ -1,28 +1,34 @@
-"""The report of a run with texts in it, and which words a prediction hangs on."""
+"""The report of a run with texts in it, and with the words that made its mistakes."""
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-from nlptransfer.classifier import Classifier
+import numpy as np
+
+from nlptransfer.classifier import Explanation
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
 from nlptransfer.files import named_path
-from nlptransfer.report.page import WordEffects, write_report
+from nlptransfer.report.page import write_report
 from nlptransfer.results import ComparisonResult, RunResult, is_comparison, is_run
 from nlptransfer.settings import fill
 
-MOST_WORDS = 60
-"""Words of a text that are tried; what follows stays as it is."""
-SHOWN_TEXTS = 3
-"""Texts of which the report shows what their words count for."""
+log = logging.getLogger("nlptransfer")
+
+EXPLAINED_LENGTH, EXPLAINED_WHEN_ASKED = 500, 5000
+"""Characters, of all mistakes together, whose words are explained at the end of a run, and in a report that is asked
+for: each word costs a pass."""
 
 
 def report_on(folder: str | Path, data: Any = None) -> Path:
     """Write report.html into the folder of a finished run or a comparison; a RunFolderError where there is neither.
 
-    With ``data``, what it was trained on (a DataError for other rows), it shows the texts of mistakes and what words
-    count for: the files that a report is made of hold no texts.
+    With ``data``, what it was trained on (a DataError for other rows), it shows the texts of mistakes and the words
+    that made them: the files that a report is made of hold no texts.
     """
     folder = named_path(folder)
     run = _run_in(folder)
@@ -32,15 +38,17 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     for name, found in loaded.fingerprints().items():
         if run.data.fingerprints[name] != found:
             raise DataError(f"{data}: expected the rows that {folder} was trained on, found others in {name}")
-    return report_with_texts(folder, loaded)
+    return report_with_texts(folder, loaded, run, explained=EXPLAINED_WHEN_ASKED)
 
 
-def report_with_texts(folder: Path, data: Data, run: RunResult | None = None) -> Path:
+def report_with_texts(
+    folder: Path, data: Data, run: RunResult | None = None, *, explained: int = EXPLAINED_LENGTH
+) -> Path:
     """Write report.html into a finished folder, with texts of the data; ``run`` is the one in it, where in memory."""
-    run, words = run or _run_in(folder), None
+    run, explain = run or _run_in(folder), None
     if run is not None and run.has_model:
-        words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_TEXTS])
-    return write_report(folder, {name: split.texts for name, split in data.splits.items()}, words)
+        explain = partial(_explained, run, explained)
+    return write_report(folder, {name: split.texts for name, split in data.splits.items()}, explain)
 
 
 def _run_in(folder: Path) -> RunResult | None:
@@ -51,21 +59,9 @@ def _run_in(folder: Path) -> RunResult | None:
     return comparison.first_run(comparison.recommended) if comparison.recommended is not None else None
 
 
-def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:
-    """Measure by how much the probability of the likeliest label falls without each word (Zeiler and Fergus 2014).
-
-    Words are what white space parts; in text without any, single characters. A text without a word is left out.
-    """
-    found = []
-    for text in filter(str.strip, texts):
-        parts, glue = text.split(), " "
-        if len(parts) == 1:
-            parts, glue = list(parts[0]), ""
-        tried = parts[:MOST_WORDS]
-        without = [glue.join(parts[:place] + parts[place + 1 :]) for place in range(len(tried))]
-        probabilities = classifier.probabilities([text, *without])
-        label = int(probabilities[0].argmax())
-        whole = float(probabilities[0, label])
-        effects = [(word, whole - float(row[label])) for word, row in zip(tried, probabilities[1:], strict=True)]
-        found.append(WordEffects(classifier.labels.names[label], whole, effects))
+def _explained(run: RunResult, length: int, texts: Sequence[str], labels: Sequence[str]) -> list[Explanation]:
+    """Explain the first texts, of so many characters together."""
+    began, count = monotonic(), int((np.cumsum([len(text) for text in texts]) <= length).sum())
+    found = run.classifier.explain(texts[:count], label=labels[:count])
+    log.info("report: the words of %d mistakes were explained in %.1f s", count, monotonic() - began)
     return found

@@ -7,15 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 from nlptransfer.data import DataSettings
-from nlptransfer.evaluation import default_metric, higher_is_better, metric_name
-from nlptransfer.results import Audit, ComparisonResult, DataSummary, Predictions, Ranking, RunResult
+from nlptransfer.evaluation import SCORE_NAMES, default_metric, higher_is_better, metric_name
+from nlptransfer.hub import BASELINES
+from nlptransfer.results import DROPPABLE, Audit, ComparisonResult, DataSummary, Predictions, Ranking, RunResult
 from nlptransfer.settings import fields_of
 
-BASELINES = {
-    "majority": "always the most frequent label",
-    "tfidf": "TF-IDF of words with a linear classifier",
-}
-"""What baselines do, by the names of their candidates."""
 WIDE = 0.05
 """Half the width of an interval from which the test rows are called few."""
 MUCH_TRUNCATED = 0.05
@@ -54,7 +50,7 @@ class FirstScreen:
 def of_run(run: RunResult, rows: Predictions | None, split: str | None) -> FirstScreen:
     """Return the first screen of a run; ``split`` is what it is scored on, whose ``rows`` may be there."""
     data = run.data
-    metric = run.settings["training"].get("metric_for_best_model") or default_metric(data.labels)
+    metric = run.settings.get("training", {}).get("metric_for_best_model") or default_metric(data.labels)
     scores = run.scores.get(split or "", {})
     base = "" if run.base is None else f", from {run.base['name']}"
     asked = [*_task(data), f"Route {run.settings['route']['name']}{base}; {_rows(data)}."]
@@ -68,7 +64,7 @@ def of_run(run: RunResult, rows: Predictions | None, split: str | None) -> First
                 note = "on some of the rows" if baseline.is_sample else ""
                 ends = _interval(baseline.scores, metric)
                 lines.append(Line(BASELINES.get(name, name), baseline.scores[metric], ends, False, note))
-    lines = sorted(lines, key=lambda line: -line.score if higher_is_better(metric) else line.score)
+    lines = _best_first(lines, metric)
     return FirstScreen(
         asked=asked,
         answer=answer,
@@ -97,14 +93,18 @@ def of_comparison(comparison: ComparisonResult, run: RunResult | None, rows: Pre
         trust.append((f"Without {', '.join(left_out)}: the table of candidates says why.", True))
     if 0 < seeds < SEEDS:
         trust.append((f"{_count(seeds, 'seed')}: what is trained might score otherwise with others; take 3.", True))
-    interval = next((line.interval for line in lines if line.is_answer), None)
+    answer = next((line for line in lines if line.is_answer), None)
+    if answer is not None:
+        ranked = [line for line in _best_first(lines, comparison.metric) if line is answer or line.note]
+        if ranked[0] is not answer:
+            trust.append((f"On test it is no better than the baseline {ranked[0].name}.", True))
     several = "" if seeds < 2 else f", each trained with {seeds} seeds where a seed changes anything"
     return FirstScreen(
         asked=[*_task(data), f"{_count(len(comparison.candidates), 'candidate')}{several}; {_rows(data)}."],
         answer=comparison.recommendation or "Nothing is recommended yet.",
-        lines=sorted(lines, key=lambda line: -line.score if higher_is_better(comparison.metric) else line.score),
+        lines=_best_first(lines, comparison.metric),
         metric=metric_name(comparison.metric),
-        trust=[*trust, *_of_test(data, interval), *_of_data(data)],
+        trust=[*trust, *_of_test(data, None if answer is None else answer.interval), *_of_data(data)],
         labels=[*_labels((run.scores.get("test") or {}).get("per_class") or {}, rows)] if run else [],
         commands=[*_uses(str(run.folder) if run and run.has_model else None), *_next("", data.warnings)],
     )
@@ -112,8 +112,9 @@ def of_comparison(comparison: ComparisonResult, run: RunResult | None, rows: Pre
 
 def of_ranking(ranking: Ranking) -> FirstScreen:
     """Return the first screen of a ranking."""
-    looked = f"{_count(len(ranking.encoders), 'encoder')} seen on {ranking.rows:,} training rows, cross-validated"
-    words = shlex.split(ranking.repeat)[2:3]
+    bases = {one.base for one in ranking.encoders}
+    looked = f"{_count(len(bases), 'encoder')} seen on {ranking.rows:,} training rows, cross-validated"
+    words = _read_again(ranking.repeat)
     best = ["--base", ranking.chosen.base, "--route", "probe"]
     best += ["--set", f"keep_layers={ranking.chosen.keep_layers}"] if ranking.chosen.keep_layers else []
     return FirstScreen(
@@ -127,10 +128,27 @@ def of_ranking(ranking: Ranking) -> FirstScreen:
     )
 
 
-def of_audit(audit: Audit) -> Sequence[str]:
-    """Return what an audit was asked."""
+def of_audit(audit: Audit) -> FirstScreen:
+    """Return the first screen of an audit, whose table of answers follows it."""
     seen = audit.base or "TF-IDF in place of an encoder: texts are alike only where their words are"
-    return [*_task(audit.data), f"{_rows(audit.data)[:1].upper()}{_rows(audit.data)[1:]}; seen by {seen}."]
+    found = [name for name, section in audit.sections.items() if section.findings]
+    dropped, (data, *read) = [name for name in found if name in DROPPABLE], _read_again(audit.repeat) or [""]
+    commands = []
+    if data and dropped:
+        words = ["nlptransfer", "audit", data, *read, "--clean-to", "cleaned", "--drop", ",".join(dropped)]
+        commands.append(("Look at these rows below, and leave out what is wrong", shlex.join(words)))
+    if data:
+        commands.append(("Train a classifier", shlex.join(["nlptransfer", "finetune", data, *read])))
+    said = f"something was found: {', '.join(found)}".replace("_", " ") if found else "nothing was found"
+    return FirstScreen(
+        asked=[*_task(audit.data), f"{_rows(audit.data)}; seen by {seen}."],
+        answer=f"For {len(found)} of {_count(len(audit.sections), 'question')} {said}.",
+        lines=[],
+        metric="",
+        trust=[],
+        labels=[],
+        commands=commands,
+    )
 
 
 def _task(data: DataSummary) -> Iterator[str]:
@@ -157,6 +175,11 @@ def _count(number: int, noun: str) -> str:
 def _interval(scores: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
     low, high = scores.get(f"{metric}_interval") or (None, None)
     return None if low is None or high is None else (low, high)
+
+
+def _best_first(lines: Sequence[Line], metric: str) -> list[Line]:
+    is_more_better = metric not in SCORE_NAMES or higher_is_better(metric)
+    return sorted(lines, key=lambda line: -line.score if is_more_better else line.score)
 
 
 def _answer(
@@ -254,12 +277,16 @@ def _uses(folder: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _next(repeat: str, warnings: Sequence[str]) -> Iterator[tuple[str, str]]:
-    _, _, data, *words = shlex.split(repeat) or ("", "", "")
-    if not data:
+    if not (read := _read_again(repeat)):
         return
-    known, read = fields_of(DataSettings), [data]
-    for option, value in pairwise(words):
-        read += [option, value] if option == "--set" and value.partition("=")[0] in known else []
     if warnings:
         yield "Look at the data", shlex.join(["nlptransfer", "audit", *read])
     yield "See whether another route is better", shlex.join(["nlptransfer", "compare", *read])
+
+
+def _read_again(repeat: str) -> list[str]:
+    """Return the words of a command that say what data is read and how; none where there is no command."""
+    data, words, read = shlex.split(repeat)[2:3], shlex.split(repeat)[3:], fields_of(DataSettings)
+    for option, value in pairwise(words):
+        data += [option, value] if option == "--set" and value.partition("=")[0] in read else []
+    return data

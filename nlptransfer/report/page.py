@@ -6,7 +6,6 @@ Nothing is predicted again. Texts and names are the user's: templates/report.htm
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment
 
+from nlptransfer.classifier import Explanation
 from nlptransfer.data import in_lines
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
@@ -29,6 +29,7 @@ from nlptransfer.evaluation import (
     wilson_interval,
 )
 from nlptransfer.files import atomic_file, templates
+from nlptransfer.report.first_screen import of_audit, of_comparison, of_ranking, of_run
 from nlptransfer.results import (
     QUESTIONS,
     REPORT,
@@ -58,9 +59,12 @@ SHOWN = 10
 """Rows of each list of texts, and of confused pairs."""
 TEXT_LENGTH = 600
 """Characters of a text that are shown."""
+BECAUSE = 3
+"""Words that are named as what made a mistake."""
 CURVE_POINTS = 150
 """Points of the coverage curve that are drawn."""
 SECTIONS = {
+    "scores": "All scores",
     "candidates": "The candidates",
     "pairs": "Differences",
     "curve": "Learning curve",
@@ -73,7 +77,6 @@ SECTIONS = {
     "training": "Training",
     "mistakes": "The surest mistakes",
     "margins": "The closest calls",
-    "words": "Which words count",
     "data": "The data",
     "cost": "Cost",
     "repeat": "To repeat it",
@@ -83,23 +86,17 @@ _APART = {"split", "row", "text", "drop", "other_split", "other_row", "other_tex
 """Columns of a frame of an audit that the report has a place of its own for."""
 
 
-@dataclass(frozen=True)
-class WordEffects:
-    """How much each word of a text speaks for a label."""
-
-    label: str
-    probability: float
-    """of the label, given the whole text"""
-    words: Sequence[tuple[str, float]]
-    """each word in turn, and by how much the probability falls without it"""
+Explain = Callable[[Sequence[str], Sequence[str]], Sequence[Explanation]]
+"""Explains texts, each with the label that it is about, or the first of them: each word costs a pass."""
 
 
 def write_report(
-    folder: str | Path, texts: Mapping[str, Sequence[str]] | None = None, words: Sequence[WordEffects] | None = None
+    folder: str | Path, texts: Mapping[str, Sequence[str]] | None = None, explain: Explain | None = None
 ) -> Path:
     """Write report.html into the folder of a finished run, a comparison, a ranking or an audit, and return its path.
 
-    Mistakes and close calls are listed where there are ``texts`` by split, one for each id in predictions.parquet.
+    Mistakes and close calls are listed where there are ``texts`` by split, one for each id in predictions.parquet; with
+    ``explain`` the words are marked that made the mistakes.
     """
     folder = Path(folder)
     if is_ranking(folder):
@@ -113,10 +110,15 @@ def write_report(
     else:
         raise RunFolderError(f"{folder}: expected a finished run, a comparison, a ranking or an audit, found none")
     summary, runs = content["summary"], content["shown_runs"]
-    nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "headline", "split", "rows", "lengths"])
-    content = {**nothing, "balance": {}, "data": True, "repeat": True, "words": words} | content
-    if content["run"] is not None:
-        content |= _details(content["run"], texts)
+    nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "split", "rows", "lengths"])
+    content = {**nothing, "balance": {}, "data": True, "repeat": True} | content
+    run, comparison = content["run"], content["comparison"]
+    if run is not None:
+        content |= _details(run, texts, explain)
+    if comparison is not None:
+        content["first"] = of_comparison(comparison, run, content["rows"])
+    else:
+        content["first"] = of_run(run, content["rows"], content["headline"])
     content |= {
         "sections": {name: title for name, title in SECTIONS.items() if content[name]},
         "truncated": {name: run.data.truncated for name, run in runs.items() if run.data.truncated},
@@ -136,12 +138,13 @@ def _write(folder: Path, template: str, content: Mapping[str, Any]) -> Path:
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     table = ranking.tables["encoders"]
-    return {"ranking": ranking, "metric": table.metric, "cost_figure": table.plot}
+    return {"ranking": ranking, "first": of_ranking(ranking), "metric": table.metric, "cost_figure": table.plot}
 
 
 def _audit(audit: Audit) -> dict[str, Any]:
     return {
         "audit": audit,
+        "first": of_audit(audit),
         "questions": QUESTIONS,
         "shown": {name: [*_first_rows(section)] for name, section in audit.sections.items()},
         "text_length": TEXT_LENGTH,
@@ -170,7 +173,8 @@ def _run(run: RunResult) -> dict[str, Any]:
         "shown_runs": {run.settings["route"]["name"]: run},
         "summary": run.data,
         "metric": metric_name(default_metric(run.data.labels)),
-        "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
+        "headline": split,
+        "scores": _scores(run.scores[split]) if split else None,
         "verdict": run.verdict,
         "choice": _choice(run),
         "cost": to_record(run.cost),
@@ -193,7 +197,7 @@ def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
     }
 
 
-def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None, explain: Explain | None) -> dict[str, Any]:
     """Return what can be seen in the predictions and the training of one run: on test, or else on validation."""
     found: dict[str, Any] = {}
     if run.training.history:
@@ -222,9 +226,12 @@ def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[
     wrong = np.flatnonzero(~rows.right)
     surest = wrong[np.argsort(-rows.mistake_confidences[wrong], kind="stable")][:SHOWN]
     closest = np.argsort(rows.margins, kind="stable")[:SHOWN]
+    mistakes = [_shown(rows, row, given, rows.mistake_confidences[row]) for row in surest]
+    if explain is not None:
+        _mark(mistakes, [given[rows.ids[row]] for row in surest], explain)
     return found | {
         "lengths": {name: int(np.percentile(lengths, share)) for name, share in shares.items()},
-        "mistakes": [_shown(rows, row, given, rows.mistake_confidences[row]) for row in surest],
+        "mistakes": mistakes,
         "margins": [_shown(rows, row, given, rows.margins[row]) for row in closest],
     }
 
@@ -309,16 +316,45 @@ def _coverage(rows: Predictions) -> dict[str, Any]:
 
 
 def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> dict[str, Any]:
-    text = in_lines(texts[rows.ids[row]])
+    text = texts[rows.ids[row]]
     true, given = (rows.labels.decode(ids[row : row + 1])[0] for ids in (rows.targets, rows.predicted))
     return {
         "row": rows.ids[row],
-        "text": text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…",
+        "words": [(in_lines(text[:TEXT_LENGTH]), None)],
+        "is_cut": len(text) > TEXT_LENGTH,
+        "about": None if rows.right[row] else _mistaken(true, given),
+        "label": None,
+        "because": (),
         "true": true,
         "given": given,
         "value": value,
         "right": rows.right[row],
     }
+
+
+def _mark(mistakes: Sequence[dict[str, Any]], texts: Sequence[str], explain: Explain) -> None:
+    """Find what each word did to a label that was given wrongly, or was not given."""
+    explanations = explain(texts, [row["about"] for row in mistakes])
+    for row, explanation in zip(mistakes, explanations, strict=False):
+        most = max((abs(word.effect) for word in explanation.words), default=0.0) or 1.0
+        words, end = list[tuple[str, float | None]](), 0
+        for word in explanation.words:
+            if word.end > TEXT_LENGTH:
+                break
+            words += [(explanation.text[end : word.start], None), (word.text, word.effect / most)]
+            end = word.end
+        rest = explanation.text[end:TEXT_LENGTH]
+        row["words"] = [(in_lines(text), effect) for text, effect in (*words, (rest, None)) if text]
+        row["because"] = [word.text for word in explanation.strongest(BECAUSE) if word.effect > 0]
+        row["label"] = explanation.label
+
+
+def _mistaken(true: Any, given: Any) -> str:
+    """Return the label of a mistake that was given: of several one that the row has not, or else lacks."""
+    if isinstance(given, str):
+        return given
+    wrong = [*(label for label in given if label not in true), *(label for label in true if label not in given)]
+    return str(wrong[0])
 
 
 def _said(value: Any) -> str:

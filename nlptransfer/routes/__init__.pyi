@@ -8,9 +8,10 @@ from .lora import Lora as Lora
 from .probe import Probe as Probe
 from .probe_model import WORDS as WORDS
 from .probe_model import ProbeForSequenceClassification as ProbeForSequenceClassification
-from .registry import DEFAULT_ROUTE as DEFAULT_ROUTE
 from .registry import FROZEN_ROUTE as FROZEN_ROUTE
 from .registry import ROUTES as ROUTES
+from .registry import WORDS_ROUTE as WORDS_ROUTE
+from .registry import default_route as default_route
 from .registry import register_route as register_route
 from .word2vec import Word2Vec as Word2Vec
 from .word2vec_model import Word2VecConfig as Word2VecConfig

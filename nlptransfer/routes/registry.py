@@ -1,5 +1,6 @@
 """The routes by name: the command line, the comparison and the saved record read them here. Imports none of them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlptransfer.registry import Registry
@@ -18,7 +19,16 @@ ROUTES: "Registry[Route]" = Registry(
     },
 )
 """The routes by name, in the order of cost; those of other packages come last."""
-DEFAULT_ROUTE = "word2vec"
-FROZEN_ROUTE = "probe"
-"""What studies of many runs take: an encoder's features are computed once."""
+WORDS_ROUTE, FROZEN_ROUTE = "word2vec", "probe"
+"""What begins with word vectors, and what studies of many runs take: an encoder's features are computed once."""
 register_route = ROUTES.register
+
+
+def default_route(base: str | Path | None) -> str:
+    """Return the name of the route where none is named: that of word vectors where the base holds these, else a probe.
+
+    On validation rows the probe is ahead of word vectors at little more time (docs/results.md, "Which route").
+    """
+    from nlptransfer.hub import VECTORS
+
+    return WORDS_ROUTE if base is not None and (str(base) in VECTORS or Path(base).is_file()) else FROZEN_ROUTE

@@ -1,5 +1,6 @@
 """Results of runs that nobody trained, with probabilities that lean towards the targets."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def result_of(
         settings={"route": {"name": "full", "freeze_layers": 2}, "training": {"learning_rate": 5e-5, "seed": 7}},
         question={"seed": 7},
         command=f"nlptransfer finetune {data}",
+        repeat=shlex.join(["nlptransfer", "finetune", f"rows/{data}.csv", "--set", "text_column=review"]),
         base={"kind": "encoder", "name": "acme/tiny"},
         scores={split: {"rows": n, **score_predictions(targets, p, labels, resamples=10)}},
         cost=Cost(12.5, 100.0, 1234, 5678, 800.0, size_mb=0.5),

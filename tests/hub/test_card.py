@@ -193,6 +193,18 @@ def test_the_hub_is_told_what_kind_of_model_it_is(kind):
     assert trained in card
 
 
+def test_baselines_stand_below_the_scores():
+    beside = {
+        "majority": {"scores": {"accuracy": 0.25, "accuracy_interval": [0.2, 0.3]}},
+        "tfidf": {"scores": {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}},
+    }
+    rows = table(model_card(record_of(results=RESULTS | {"baselines": beside})), "Scores")
+    assert rows[-2:] == [
+        ["accuracy of always the most frequent label", "0.250", "[0.200, 0.300]"],
+        ["accuracy of TF-IDF of words with a linear classifier", "0.500", "[0.400, 0.600]"],
+    ]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_is_there_and_says_what_it_is(kind):
     card = model_card(RECORDS[kind])
@@ -202,9 +214,9 @@ def test_every_part_is_there_and_says_what_it_is(kind):
     assert ["accuracy", "0.333", "[0.250, 0.410]"] in table(card, "Scores")
     assert "| good | 0.500 | 0.250 | 0.333 | 60 |" in card
     assert "temperature of 1.250 was fitted on 20 rows" in card
-    assert ["parameters in all", "22,717,826"] in table(card, "Cost")
+    assert ["total parameters", "22,717,826"] in table(card, "Cost")
     unit = "words" if "word2vec" in kind else "tokens"
-    assert f"reads the first 256 {unit} of a text; what is longer is cut" in card
+    assert f"reads the first 256 {unit} of a text; what is longer is truncated" in card
     assert f'Classifier.load("{REPO}").predict([text])[0]' in card
     assert ["train", "1,216", "cd" * 32] in table(card, "How to repeat it")
     assert "Seed 3." in card and "torch 2.13.0" in card

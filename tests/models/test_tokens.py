@@ -453,11 +453,11 @@ def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: P
     assert "Texts of more tokens than are read" in page and page.count("100.0%") >= 3
     facts = card_facts(SavedRecord.read(run.folder / "model"), "me/films")
     cards = {mode: model_card(replace(facts, long_text=mode)) for mode in MODES}
-    assert "It reads the first 9 tokens of a text; what is longer is cut." in cards["truncate"]
+    assert "It reads the first 9 tokens of a text; what is longer is truncated." in cards["truncate"]
     assert "Of a text of more than 9 tokens it reads the first quarter of so many, and the rest" in cards["head_tail"]
     assert "of more than 9 tokens in windows that overlap, pooled into one prediction" in cards["windows"]
     for mode in ("head_tail", "windows"):
-        assert cards[mode].count("plain transformers too, cut what is longer") == 1
+        assert cards[mode].count("plain transformers too, truncate what is longer") == 1
     assert "plain transformers too" not in cards["truncate"]
 
 

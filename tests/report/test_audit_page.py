@@ -1,6 +1,8 @@
 """The report of an audit: every question with its answer, and no text or label becomes a part of the page."""
 
 import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 from helpers.audits import made_audit
@@ -22,6 +24,17 @@ def test_every_question_has_its_answer(tmp_path: Path) -> None:
     # The first row that is dropped, and what has no share.
     assert re.search(r"train row 13, label <b>bad</b>, share <b>1</b>, <b[^>]*>dropped</b>", section)
     assert re.search(r"train row 12, label <b>bad</b></p>", section) and "0.123" in section and "0.500" in section
+
+
+def test_it_begins_with_how_many_questions_found_something_and_what_to_do(tmp_path: Path) -> None:
+    replace(made_audit(tmp_path), repeat="nlptransfer audit 'my rows.csv' --base tfidf --set separator=;").save()
+    page = unescape(write_report(tmp_path).read_text(encoding="utf-8"))
+    first = page[: page.index("<section")]
+    assert "For 1 of 8 questions something was found: copies." in first
+    read = "'my rows.csv' --set 'separator=;'"
+    assert f"nlptransfer audit {read} --clean-to cleaned --drop copies" in first
+    assert f"nlptransfer finetune {read}" in first
+    assert "nlptransfer audit 'my rows.csv' --base tfidf --set separator=;" in page
 
 
 def test_texts_and_labels_stay_text(tmp_path: Path) -> None:

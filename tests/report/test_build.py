@@ -1,19 +1,18 @@
-"""The report with texts in it; word importance: what a prediction loses without each word."""
+"""The report with texts in it, and with the words that made its mistakes."""
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from helpers import runs
-from helpers.folders import RUN_FILES, files_of
-from nlptransfer import Classifier, finetune
+from helpers.folders import RUN_FILES, files_of, no_path_in
+from nlptransfer import finetune
 from nlptransfer.cli.app import main
 from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.report.build import MOST_WORDS, report_on, word_effects
-from nlptransfer.results import REPORT
+from nlptransfer.report.build import EXPLAINED_LENGTH, EXPLAINED_WHEN_ASKED, _explained, report_on
+from nlptransfer.results import REPORT, RunResult
 
 
 @pytest.fixture(scope="module")
@@ -22,44 +21,18 @@ def run(remarks_folder, vectors_file, tmp_path_factory) -> Path:
     return runs.finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=folder).folder
 
 
-@pytest.fixture(scope="module")
-def classifier(run) -> Classifier:
-    return Classifier.load(run)
-
-
-def test_the_words_that_tell_the_label_count_most(classifier):
-    (found,) = word_effects(classifier, ["wordaa goodae wordab wordac"])
-    assert found.label == "positive"
-    assert [word for word, _ in found.words] == ["wordaa", "goodae", "wordab", "wordac"]
-    assert max(found.words, key=lambda pair: pair[1])[0] == "goodae"
-
-
-def test_each_effect_is_the_probability_that_is_lost(classifier):
-    text = "goodae badae wordab"
-    (found,) = word_effects(classifier, [text])
-    place = classifier.labels.label2id[found.label]
-    whole = classifier.probabilities([text])[0, place]
-    without = classifier.probabilities(["badae wordab", "goodae wordab", "goodae badae"])[:, place]
-    assert found.probability == pytest.approx(whole, abs=1e-6)
-    np.testing.assert_allclose([effect for _, effect in found.words], whole - without, atol=1e-6)
-
-
-def test_long_texts_empty_ones_and_text_without_spaces(classifier):
-    long, unspaced = word_effects(classifier, ["goodae " * 100, "", "很好看"])
-    assert len(long.words) == MOST_WORDS
-    assert [word for word, _ in unspaced.words] == ["很", "好", "看"]
-
-
 def test_a_report_has_texts_where_the_data_is_given(run, remarks_folder, command_line):
-    text = json.loads((remarks_folder / "test.jsonl").read_text().splitlines()[0])["text"]
+    rows, texts = RunResult.load(run).predictions["test"], load_data(remarks_folder).test.texts
+    text = texts[rows.ids[rows.margins.argmin()]]
     ended = command_line(main, "report", run)
     assert (ended.code, ended.out) == (0, f"written: {run / 'report.html'}\n")
     plain = (run / "report.html").read_text()
     ended = command_line(main, "report", run, remarks_folder)
     assert ended.code == 0, ended.err
     full = (run / "report.html").read_text()
-    # What words count for is shown of the first test texts.
-    assert not any(word in plain for word in text.split()) and all(word in full for word in text.split())
+    # The closest call is shown, and of mistakes also the words that made them.
+    assert text not in plain and text in full
+    assert ("What speaks for" in full) == bool((~rows.right).any()) and "What speaks for" not in plain
 
 
 def test_other_data_is_refused(run, remarks, tmp_path, command_line):
@@ -69,6 +42,16 @@ def test_other_data_is_refused(run, remarks, tmp_path, command_line):
     assert (run / REPORT).read_bytes() == before
     with pytest.raises(RunFolderError, match="a finished run, a comparison, a ranking or an audit, found none"):
         report_on(tmp_path)
+
+
+def test_texts_are_explained_as_far_as_it_costs_little():
+    def explain(texts, label):
+        return [*zip(texts, label, strict=True)]
+
+    run = SimpleNamespace(classifier=SimpleNamespace(explain=explain))
+    texts = ["x" * 200, "y" * 200, "z" * 200]
+    assert _explained(run, EXPLAINED_LENGTH, texts, ["a", "b", "c"]) == [(texts[0], "a"), (texts[1], "b")]
+    assert len(_explained(run, EXPLAINED_WHEN_ASKED, texts, ["a", "b", "c"])) == 3
 
 
 # With a run
@@ -82,12 +65,13 @@ def test_a_run_writes_its_report_with_texts_from_memory(remarks, vectors_file, t
     low, high = run.metrics["accuracy_interval"]
     assert f"{run.metrics['accuracy']:.3f}" in page and f"{low:.3f} to {high:.3f}" in page
     assert run.machine["processor"] in page
-    assert all(f'id="{part}"' in page for part in ("training", "margins", "words", "coverage", "cost", "repeat"))
+    assert all(f'id="{part}"' in page for part in ("training", "margins", "coverage", "cost", "repeat"))
     predictions = run.predictions["test"]
     # The closest call is shown by its text, which no file of the run has.
     closest = predictions.ids[predictions.margins.argmin()]
     text = load_data(remarks).test.texts[closest]
-    assert text in page and str(tmp_path) not in page
+    assert text in page
+    no_path_in(run.folder, tmp_path)
     assert not [name for name in RUN_FILES if text.encode() in (run.folder / name).read_bytes()]
 
     before = files_of(run.folder)
