@@ -54,7 +54,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the counts of the fuzzers, see tests/fuzz."""
-    reports = [report for some in terminalreporter.stats.values() for report in some if hasattr(report, "when")]
+    reports = [report for some in terminalreporter.stats.values() for report in some if hasattr(report, "user_properties")]
     # The counts are there when the test is torn down, which is in a report of its own.
     for report in reports:
         for name, counts in report.user_properties:
