@@ -63,5 +63,6 @@ def _explained(run: RunResult, length: int, texts: Sequence[str], labels: Sequen
     """Explain the first texts, of so many characters together."""
     began, count = monotonic(), int((np.cumsum([len(text) for text in texts]) <= length).sum())
     found = run.classifier.explain(texts[:count], label=labels[:count])
-    log.info("report: the words of %d mistakes were explained in %.1f s", count, monotonic() - began)
+    if count:
+        log.info("report: the words of %d mistakes were explained in %.1f s", count, monotonic() - began)
     return found

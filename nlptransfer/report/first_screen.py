@@ -52,7 +52,8 @@ def of_run(run: RunResult, rows: Predictions | None, split: str | None) -> First
     data = run.data
     metric = run.settings.get("training", {}).get("metric_for_best_model") or default_metric(data.labels)
     scores = run.scores.get(split or "", {})
-    base = "" if run.base is None else f", from {run.base['name']}"
+    # A route of another package may name none.
+    base = f", from {run.base['name']}" if run.base and run.base.get("name") else ""
     asked = [*_task(data), f"Route {run.settings['route']['name']}{base}; {_rows(data)}."]
     interval = _interval(scores, metric)
     answer = "It was scored on no rows." if split is None else _answer(metric, scores, interval, rows, split)
@@ -115,7 +116,7 @@ def of_ranking(ranking: Ranking) -> FirstScreen:
     bases = {one.base for one in ranking.encoders}
     looked = f"{_count(len(bases), 'encoder')} seen on {ranking.rows:,} training rows, cross-validated"
     words = _read_again(ranking.repeat)
-    best = ["--base", ranking.chosen.base, "--route", "probe"]
+    best = ["--base", ranking.chosen.base]
     best += ["--set", f"keep_layers={ranking.chosen.keep_layers}"] if ranking.chosen.keep_layers else []
     return FirstScreen(
         asked=[*_task(ranking.data), f"{looked}; validation and test rows were not looked at."],
