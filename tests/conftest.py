@@ -54,11 +54,13 @@ def pytest_collection_finish() -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the counts of the fuzzers, see tests/fuzz."""
-    reports = [report for some in terminalreporter.stats.values() for report in some if hasattr(report, "user_properties")]
     # The counts are there when the test is torn down, which is in a report of its own.
+    reports = [
+        one for some in terminalreporter.stats.values() for one in some if getattr(one, "when", "") == "teardown"
+    ]
     for report in reports:
         for name, counts in report.user_properties:
-            if name == "fuzz" and report.when == "teardown":
+            if name == "fuzz":
                 shown = ", ".join(f"{counts.get(outcome, 0):,} {outcome}" for outcome in OUTCOMES)
                 terminalreporter.write_line(f"{report.nodeid}: {shown}")
 

@@ -102,10 +102,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(met: dict[str, Met], nam
 
 
 @needs_mounts
-def test_a_process_says_once_that_a_cache_cannot_be_written(met: dict[str, Met]) -> None:
+def test_a_command_says_that_a_cache_cannot_be_written_at_once_and_at_its_end(met: dict[str, Met]) -> None:
     line = "The cache cannot be written, so each command computes anew what it would hold"
-    assert [met[name].said.count(line) for name in WITHOUT_CACHE] == [1, 0, 0]
-    assert "encoder: where it lies is not noted" in met["lora: cache read-only"].said
+    assert [met[name].said.count(line) for name in WITHOUT_CACHE] == [2, 0, 0]
+    assert "encoder: where it lies cannot be noted" in met["lora: cache read-only"].said
     # What is not in the cache is not computed twice by one command either.
     assert met["distill: cache pages 3"].said.count("makes vectors for") == 1
 

@@ -14,6 +14,7 @@ from nlptransfer.files import content_stamp, file_hash, named_path, read_json, w
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES
 from nlptransfer.settings import Count, NonNegative, check, convert, fill
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from nlptransfer.routes import SavedFormat
@@ -145,7 +146,7 @@ def saved_task(source: str | Path) -> tuple[Labels, tuple[str, ...]] | None:
     """Return the labels and text columns of a classifier that is saved here, without opening it; None on the hub."""
     if is_hub_source(source):
         return None
-    with _as_saved(saved_folder(local_folder(source, None, None)) / RECORD) as place:
+    with storage_errors(source, "read"), _as_saved(saved_folder(local_folder(source, None, None)) / RECORD) as place:
         content = _content(place)
         return Labels(tuple(content["labels"]), content["multi_label"]), tuple(content.get("text_columns", ()))
 

@@ -30,5 +30,9 @@ def default_route(base: str | Path | None) -> str:
     On validation rows the probe is ahead of word vectors at little more time (docs/results.md, "Which route").
     """
     from nlptransfer.hub import VECTORS
+    from nlptransfer.vectors import FILE_SUFFIXES
 
-    return WORDS_ROUTE if base is not None and (str(base) in VECTORS or Path(base).is_file()) else FROZEN_ROUTE
+    if base is None:
+        return FROZEN_ROUTE
+    is_named_so = str(base).lower().removesuffix(".gz").endswith(FILE_SUFFIXES)
+    return WORDS_ROUTE if is_named_so or str(base) in VECTORS or Path(base).is_file() else FROZEN_ROUTE

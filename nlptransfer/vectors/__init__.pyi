@@ -1,4 +1,5 @@
 from .distillation import distill_for_texts as distill_for_texts
+from .formats import FILE_SUFFIXES as FILE_SUFFIXES
 from .sources import of_unit_length as of_unit_length
 from .sources import vectors_for as vectors_for
 from .sources import vocabulary as vocabulary

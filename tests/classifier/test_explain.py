@@ -104,7 +104,7 @@ def test_the_verb_shows_the_strongest_words_or_all_as_json(vectors, tmp_path, co
     (expected,) = classifier.explain([text])
     first, *table = command_line(main, "explain", folder, text).out.splitlines()
     assert first == f"{text}: {expected.label} {expected.probability:.3f}, rather than {expected.against}"
-    assert [word.text for word in expected.strongest(10)] == [line.split()[3] for line in table[3:-2]]
+    assert [word.text for word in expected.strongest(10)] == [line.split()[1] for line in table[2:-1]]
     assert table[-1] == "and 2 weaker words"
     shown = json.loads(command_line(main, "explain", folder, text, "--json").out)
     assert [word["text"] for word in shown["words"]] == text.split()

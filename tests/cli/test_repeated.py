@@ -50,6 +50,7 @@ def test_a_command_asks_for_the_same(name, options, command_line, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments, name, called)
+    monkeypatch.setattr("nlptransfer.data.load_data", lambda *_, **__: None)  # the command line reads rows first
     program, *words = shlex.split(line)
     command_line(main, *words)
 
