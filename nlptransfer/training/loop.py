@@ -41,7 +41,7 @@ from nlptransfer.models import (
     used_rows,
 )
 from nlptransfer.progress import no_progress, progress_bar
-from nlptransfer.storage import storage_errors
+from nlptransfer.storage import is_refusal, storage_errors
 from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, Objective
 from nlptransfer.training.optimizer import (
     ParameterGroup,
@@ -231,6 +231,8 @@ class _Loop:
         try:
             self.accelerator.init_trackers("nlptransfer", self.settings.flat(), options)
         except Exception as error:  # each has kinds of its own
+            if is_refusal(error):
+                raise
             trackers = ", ".join(self.settings.report_to)
             raise TrainingError(f"report_to={trackers}: expected that it starts, found {first_line(error)}") from error
         try:

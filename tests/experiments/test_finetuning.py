@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from scipy.special import expit, softmax
 
 from helpers.classifiers import plain_logits, plain_model
-from helpers.folders import MODEL_FILES, RUN_FILES, files_of, no_path_in
+from helpers.folders import MODEL_FILES, RECORD_FILES, RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, record_of, report_of, same_weights
 from nlptransfer import RunResult, Word2Vec
 from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError, TrainingError
@@ -487,7 +487,7 @@ def test_label_smoothing_keeps_probabilities_off_the_ends(tune, remarks):
 
 def test_a_run_that_keeps_no_model(tune, remarks):
     kept, run = tune(remarks), tune(remarks, save_model=False)
-    assert set(files_of(run.folder)) == {name for name in RUN_FILES if not name.startswith("model/")}
+    assert set(files_of(run.folder)) == RECORD_FILES
     assert run.metrics == kept.metrics
     assert {*to_record(kept.cost)} - {*to_record(run.cost)} == {"texts_per_second", "size_mb"}
     # In memory it still is.

@@ -111,16 +111,18 @@ def test_verbs_end_in_one_line(trap, route, tmp_path, monkeypatch, command_line)
     one = trap(route)
     one.spring(HOSTILE["all"])
     (tmp_path / "texts.txt").write_text("good\n")
+    (tmp_path / "rows.csv").write_text(f"text,label\ngood,{LABELS.names[0]}\n")
     for verb in (
         ["predict", one.folder, tmp_path / "texts.txt"],
-        ["evaluate", one.folder, tmp_path / "texts.txt"],
+        ["evaluate", one.folder, tmp_path / "rows.csv"],
         ["push", one.folder, "me/name", "--dry-run"],
         ["export", one.folder, "--to", "onnx", "--output-dir", tmp_path / "out"],
     ):
         monkeypatch.setattr("sys.stdin", io.StringIO(YES))
         ended = command_line(main, *verb)
-        assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
-        assert "an auto_map to other code, which is never run" in ended.err
+        errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+        assert (ended.code, ended.out, len(errors)) == (2, "", 1) and ended.err.endswith(f"{errors[0]}\n")
+        assert "an auto_map to other code, which is never run" in errors[0]
         assert not one.mark.exists() and sys.stdin.tell() == 0
 
 

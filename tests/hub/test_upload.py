@@ -91,7 +91,7 @@ def test_a_new_repo_is_private_and_holds_exactly_the_files_in_one_commit(logged_
     commit, _ = logged_in.commits(REPO)
     sizes = {name: len(content) for name, content in WHOLE.items()}
     assert pushed == Pushed(f"{logged_in.url}/{REPO}", commit, None, True, sizes, CARD)
-    assert "me/films: is private" in caplog.text
+    assert "me/films is private" in caplog.text
     assert asked(logged_in, "PUT", "") == [len(WEIGHTS)]
 
 
@@ -104,7 +104,7 @@ def test_an_existing_repo_stays_private_or_public(logged_in, folder, caplog, pri
     assert logged_in.files(REPO) == {"old.json": b"{}"}
     assert push(folder, REPO, CARD).private is private
     assert logged_in.is_private(REPO) is private
-    assert f"me/films: is {kind}" in caplog.text
+    assert f"me/films is {kind}" in caplog.text
     assert push(folder, REPO, CARD, private=private).private is private
 
 

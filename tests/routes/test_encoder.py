@@ -35,7 +35,16 @@ from helpers.classifiers import (
 )
 from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
-from helpers.folders import ADAPTER_FILES, MODEL_FILES, RECORD_FILES, SHARED, files_of, needs_shared, no_path_in
+from helpers.folders import (
+    ADAPTER_FILES,
+    ADAPTER_RUN_FILES,
+    MODEL_FILES,
+    RUN_FILES,
+    SHARED,
+    files_of,
+    needs_shared,
+    no_path_in,
+)
 from helpers.runs import finetune
 from helpers.training import train_rows
 from nlptransfer import Classifier, RunResult
@@ -128,8 +137,7 @@ def ran(request: pytest.FixtureRequest, bases: Bases, tmp_path_factory: pytest.T
 
 def test_a_run_leaves_exactly_these_files(ran):
     is_adapter = isinstance(ran.case.route, Lora) and not ran.case.route.merge
-    names = ADAPTER_FILES if is_adapter else MODEL_FILES
-    assert set(files_of(ran.run.folder)) == RECORD_FILES | {f"model/{name}" for name in names}
+    assert set(files_of(ran.run.folder)) == (ADAPTER_RUN_FILES if is_adapter else RUN_FILES)
 
 
 def test_what_the_words_tell_is_learned(ran):
