@@ -132,7 +132,7 @@ def test_saved_folder(tmp_path):
 
 def test_words_with_white_space_are_left_out_of_files_and_said_so(tmp_path, caplog):
     save_vectors(tmp_path / "v.txt", ["a b", "c", "d\ne"], MATRIX[:3])
-    assert "v.txt: left out 2 words with white space" in caplog.text
+    assert "v.txt: 2 words have white space, which the format cannot hold, and are left out" in caplog.text
     assert open_vectors(tmp_path / "v.txt").words() == ["c"]
 
 
