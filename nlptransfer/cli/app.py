@@ -121,7 +121,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         }  # fmt: skip
         options = arguments | {"max_train_rows": max_train_rows, **reading, "progress": not quiet}
         config = opt.config_of(options, settings, ("data", *arguments))
-        with rows_first(data, config, arguments):
+        with rows_first(data, config):
             from nlptransfer import distributed
             from nlptransfer.experiments import compare
 
@@ -173,7 +173,7 @@ def rank_verb(
         "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock,
     }  # fmt: skip
     config = opt.config_of(arguments | reading, settings, ("data", "report", *arguments))
-    with rows_first(data, config, arguments):
+    with rows_first(data, config):
         from nlptransfer import distributed
         from nlptransfer.experiments import rank
 
@@ -239,7 +239,7 @@ def audit_verb(
         "clean_to": clean_to, "drop": opt.listed("drop", drop),
     }  # fmt: skip
     config = opt.config_of(arguments | reading, settings, ("data", "report", *arguments))
-    with rows_first(data, config, arguments, whole=True):
+    with rows_first(data, config, whole=True):
         from nlptransfer import distributed
         from nlptransfer.experiments import audit
         from nlptransfer.results import KINDS, checked
