@@ -39,7 +39,7 @@ from nlptransfer.evaluation import confidence, predicted, score_predictions, to_
 from nlptransfer.files import atomic_folder, scratch_folder, temporary_root
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import SharedBase, announce, find_device, predict_logits, set_threads, without_capture
-from nlptransfer.progress import no_progress, progress_bar
+from nlptransfer.progress import no_progress, progress_bar, waiting
 from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fill
 from nlptransfer.storage import storage_errors
@@ -321,8 +321,9 @@ class Classifier:
         record = SavedRecord(
             self.route, self.labels, self.thresholds, self.normalization, length, self.text_columns, self.record
         )
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder) as new, waiting("saving the classifier") as bar:
             self.route.save(self.model, self.tokenizer, new)
+            bar.say("verifying that it gives the same when it is opened again")
             compared = verified(self.route, new, self.record.get("base", {}), texts, logits, len(made), tolerance)
             replace(record, verified=compared).write(new)
         return folder

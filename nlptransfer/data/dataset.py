@@ -36,6 +36,7 @@ from nlptransfer.data.table import Table
 from nlptransfer.data.texts import CHUNK, held, joined_texts, taken
 from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
+from nlptransfer.progress import counted
 from nlptransfer.settings import Count, Seed, Settings, Share, check, fill
 
 logger = logging.getLogger("nlptransfer")
@@ -391,7 +392,7 @@ def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
             has_text[start : start + CHUNK] = [*map(bool, map(str.strip, some))]
             yield some
 
-    texts = held(parts())
+    texts = held(counted(parts(), f"texts of {table.where}", len(table)))
     labels = _read_labels(table, columns.label, settings)
     usable = has_text & labels.is_present()
     without_text, without_label = int((~has_text).sum()), int((has_text & ~usable).sum())

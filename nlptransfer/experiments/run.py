@@ -28,6 +28,7 @@ from nlptransfer.files import no_empty_folder, size_mb
 from nlptransfer.hub import UNKNOWN
 from nlptransfer.memo import shared_work
 from nlptransfer.models import NGRAMS, TOKENS, SomeRows, is_out_of_memory, predict_logits, reorder
+from nlptransfer.progress import waiting
 from nlptransfer.results import (
     Baseline,
     DataSummary,
@@ -78,7 +79,8 @@ def run(
         is_finished = claim(folder, question, overwrite)
         result = RunResult.load(folder) if is_finished else _train_and_score(config, tasks, folder, question)
         if baseline and not is_finished and distributed.is_main():
-            result = replace(result, baselines=baselines_of(config))
+            with waiting("scoring the baselines"):
+                result = replace(result, baselines=baselines_of(config))
     if distributed.is_main():
         if not is_finished:
             if save_model:
