@@ -323,7 +323,7 @@ class Classifier:
         )
         with atomic_folder(folder) as new, waiting("saving the classifier") as bar:
             self.route.save(self.model, self.tokenizer, new)
-            bar.say("verifying that it gives the same when it is opened again")
+            bar.say("verifying what was saved")
             compared = verified(self.route, new, self.record.get("base", {}), texts, logits, len(made), tolerance)
             replace(record, verified=compared).write(new)
         return folder

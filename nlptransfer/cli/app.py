@@ -17,7 +17,7 @@ from nlptransfer.cli.explaining import explain_verb
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.first_look import rows_first, split_first
 from nlptransfer.cli.gap import gap_verb
-from nlptransfer.cli.log import repeat_warnings, say, start_log, visible
+from nlptransfer.cli.log import repeat_warnings, say, start_log, visible, wrapped
 from nlptransfer.cli.predicting import predict_verb
 from nlptransfer.cli.settings import settings_verb
 from nlptransfer.cli.sharing import shipping_app
@@ -419,7 +419,7 @@ def guarded(verb: Callable[[], Any]) -> None:
         speaker = _take_turn(on_purpose)
         if not on_purpose:
             raise
-        say(visible(f"error{speaker}: {error}", breaks=False), err=True)
+        say(wrapped(visible(f"error{speaker}: {error}", breaks=False)), err=True)
         sys.exit(2)
 
 

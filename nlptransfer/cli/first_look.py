@@ -60,8 +60,9 @@ def _check_texts(data: str, reading: "DataSettings") -> None:
     from nlptransfer.data import find_columns, open_source
 
     opened = open_source(data, reading)
-    first = opened.table(next(iter(opened.parts)))
-    find_columns(first, reading.text_column, reading.label_column, needs_label=False)
+    # Test rows have labels, and are read later.
+    part = next((name for name in opened.parts if name != "test"), "test")
+    find_columns(opened.table(part), reading.text_column, reading.label_column, needs_label=False)
 
 
 def settings_of(kinds: Mapping[str, type], config: Mapping[str, Any]) -> dict[str, Any]:

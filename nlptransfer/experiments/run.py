@@ -45,7 +45,7 @@ from nlptransfer.results import (
     write_learned,
 )
 from nlptransfer.routes import Built, Route
-from nlptransfer.training import TARGET
+from nlptransfer.training import SOURCE, TARGET
 from nlptransfer.transfer import Direct, pretrained_base
 
 log = logging.getLogger("nlptransfer")
@@ -114,11 +114,11 @@ def _train_and_score(
         # Its features are computed when it is built.
         fit = replace(fit, seconds=fit.seconds + built.seconds)
     metric = default_metric(data.labels)
+    names = {TARGET: data.name, SOURCE: config.source.name if config.source is not None else ""}
+    words = {"before": f"before learning from {data.name}", "after": "in the end"}
     for role, scores in learned.scores.items():
-        parts = [f"{scores[when][metric]:.4f} {when}" for when in ("before", "after") if metric in scores.get(when, {})]
-        log.info(
-            "%s on the %s rows of the %s: %s training", metric_name(metric), scores["split"], role, ", ".join(parts)
-        )
+        parts = [f"{scores[when][metric]:.4f} {words[when]}" for when in words if metric in scores.get(when, {})]
+        log.info("%s: %s on its %s rows is %s", names[role], metric_name(metric), scores["split"], ", ".join(parts))
 
     classifier, temperature = _calibrated(config, route, built)
 
