@@ -48,9 +48,9 @@ def started(*arguments: object, **more) -> subprocess.CompletedProcess[str]:
 def in_shell(line: str) -> str:
     """Run a line as a shell does in which the package is installed, and return what it prints."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        line, shell=True, check=True, text=True, stdout=subprocess.PIPE, env={**os.environ, "PATH": path}
-    ).stdout
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 # finetune
