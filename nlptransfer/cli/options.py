@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from inspect import Parameter, signature
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from nlptransfer.transfer import TRANSFERS
 PANELS = DATA_PANEL, TRAINING, TRANSFER, OUTPUT = "Data", "Training", "Transfer", "Output"
 """Groups of options in the help."""
 
-TABLES = {"{routes}": ROUTES, "{transfers}": TRANSFERS}
+TABLES: dict[str, Mapping[str, Any]] = {"{routes}": ROUTES, "{transfers}": TRANSFERS}
 """What stands in a help for the names in a table: those of other packages are looked for where that help is shown."""
 
 
@@ -138,11 +139,11 @@ class Verb(TyperCommand):
         return found
 
     def get_params(self, ctx: Any) -> Any:
-        for one in self.params:
-            for word, table in TABLES.items():
-                if word in (text := getattr(one, "help", None) or ""):
-                    one.help = text.replace(word, ", ".join(table))
-        return super().get_params(ctx)
+        parameters: list[Any] = super().get_params(ctx)
+        for one, (word, table) in product(parameters, TABLES.items()):
+            if one.help and word in one.help:
+                one.help = one.help.replace(word, ", ".join(table))
+        return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, used = self.make_parser(ctx).parse_args(args=[*args])
