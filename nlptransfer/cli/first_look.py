@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlptransfer.routes import ROUTES
-from nlptransfer.settings import fields_of, fill
 from nlptransfer.transfer import may_lack_labels
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ def _check_texts(data: str, reading: "DataSettings") -> None:
 
 def settings_of(kinds: Mapping[str, type], config: Mapping[str, Any]) -> dict[str, Any]:
     """Make settings of these kinds out of those that a command line has, whatever else it has."""
+    from nlptransfer.settings import fields_of, fill
+
     known = {name for kind in kinds.values() for name in fields_of(kind)}
     return fill(kinds, {name: value for name, value in config.items() if name in known})
 
@@ -83,6 +84,7 @@ def texts_first(model: str, texts: str, reading: Mapping[str, Any]) -> None:
     from nlptransfer.classifier import saved_task
     from nlptransfer.data import FileSettings, find_columns, stream_tables
     from nlptransfer.files import named_path
+    from nlptransfer.settings import fill
 
     task, path = saved_task(model), named_path(texts)
     if sys.stderr.isatty():
