@@ -61,7 +61,7 @@ def _check_texts(data: str, reading: "DataSettings") -> None:
     opened = open_source(data, reading)
     # Test rows have labels, and are read later.
     part = next((name for name in opened.parts if name != "test"), "test")
-    find_columns(opened.table(part), reading.text_column, reading.label_column, needs_label=False)
+    find_columns(opened.table(part), reading.text_column, needs_label=False)
 
 
 def settings_of(kinds: Mapping[str, type], config: Mapping[str, Any]) -> dict[str, Any]:
