@@ -377,7 +377,7 @@ def distill_vectors_verb(
 @opt.reads(opt.TEXTS_READING)
 def show_vectors_verb(
     vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],
-    word: Annotated[list[str] | None, Option(help="show its nearest neighbors")] = None,
+    word: Annotated[list[str] | None, Option(metavar="WORD", help="show its nearest neighbors")] = None,
     texts: Annotated[str | None, Option(help="file of texts: show how much of it has vectors")] = None,
     allow_pickle: opt.AllowPickle = False,
     reading: Any = None,

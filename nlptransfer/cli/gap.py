@@ -6,7 +6,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.first_look import rows_first
@@ -33,15 +33,26 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
     def gap(
         domains: Annotated[list[str], Argument(metavar="DOMAINS", help="folders of labeled rows")] = default,
         route: Annotated[
-            list[str] | None, Option(help=f"{FROZEN_ROUTE} or {WORDS_ROUTE}", show_default=FROZEN_ROUTE)
+            list[str] | None,
+            opt.option(opt.TRAINING, f"{FROZEN_ROUTE} or {WORDS_ROUTE}", metavar="NAME", default=FROZEN_ROUTE),
         ] = None,
         base: opt.Base = None,
-        vectors: Annotated[str | None, Option(help="word vectors", show_default="distilled from the encoder")] = None,
-        every: Annotated[bool, Option("--all", help=f"all strategies, by an mlp and {WORDS_ROUTE} too")] = False,
-        unlabeled: Annotated[str | None, Option(metavar="NAME", help="file in each folder in place of train")] = None,
+        vectors: Annotated[
+            str | None,
+            opt.option(opt.TRAINING, "word vectors", metavar="FILE", default="distilled from the encoder"),
+        ] = None,
+        every: Annotated[
+            bool, opt.option(opt.TRANSFER, f"all strategies, by an mlp and {WORDS_ROUTE} too", "--all")
+        ] = False,
+        unlabeled: Annotated[
+            str | None, opt.option(opt.TRANSFER, "file in each folder in place of train", metavar="NAME")
+        ] = None,
         seeds: opt.Seeds = 3,
-        jobs: Annotated[int | None, Option(help="runs side by side", show_default="one a core, at most 8")] = None,
-        output_dir: Annotated[Path, Option(help="of the runs")] = Path("runs/gap"),
+        jobs: Annotated[
+            int | None,
+            opt.option(opt.TRAINING, "runs side by side", metavar="N", default="one a core, at most 8"),
+        ] = None,
+        output_dir: Annotated[Path, opt.option(opt.OUTPUT, "folder of the runs", metavar="DIR")] = Path("runs/gap"),
         take_lock: opt.TakeLock = False,
         settings: opt.Set = None,
     ) -> None:

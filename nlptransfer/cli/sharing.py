@@ -32,9 +32,9 @@ def push_verb(
     merged: Annotated[bool, Option("--merged", help="push an adapter as one whole model")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="show files, sizes and the card; send nothing")] = False,
     license: Annotated[str | None, Option(help="the hub's id of a license, for the card")] = None,
-    language: Annotated[list[str] | None, Option(help="code of a language, for the card")] = None,
-    dataset: Annotated[list[str] | None, Option(help="hub id of the data, for the card")] = None,
-    example: Annotated[list[str] | None, Option(help="a text that the card may show")] = None,
+    language: Annotated[list[str] | None, Option(metavar="CODE", help="code of a language, for the card")] = None,
+    dataset: Annotated[list[str] | None, Option(metavar="ID", help="hub id of the data, for the card")] = None,
+    example: Annotated[list[str] | None, Option(metavar="TEXT", help="a text that the card may show")] = None,
     base: opt.SavedBase = None,
 ) -> None:
     """Push a saved classifier with its model card to a model hub, in one commit, private unless told otherwise."""

@@ -66,7 +66,7 @@ def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
                     f"{row.adapted} of {len(row.pairs)}" if compared else "",
                 )
             )
-    _print_table(columns, rows)
+    _print_table(columns, rows, folds_first=True)
 
 
 def show_bases() -> None:

@@ -7,26 +7,25 @@ from nlptransfer.registry import Registry
 if TYPE_CHECKING:
     from nlptransfer.transfer.base import Transfer
 
-_LABELED = {
+_PLACES = {
     "direct": "nlptransfer.transfer.direct:Direct",
     "copy": "nlptransfer.transfer.direct:Copy",
     "sequential": "nlptransfer.transfer.sequential:Sequential",
     "joint": "nlptransfer.transfer.joint:Joint",
     "select_features": "nlptransfer.transfer.select_features:SelectFeatures",
     "relational": "nlptransfer.transfer.relational:Relational",
-    "pretrain": "nlptransfer.transfer.pretraining:Pretrain",
-    "contrastive": "nlptransfer.transfer.contrastive:Contrastive",
-}
-_LABEL_FREE = {
     "reweight": "nlptransfer.transfer.direct:Reweight",
     "coral": "nlptransfer.transfer.alignment:Coral",
     "mmd": "nlptransfer.transfer.alignment:Mmd",
     "dann": "nlptransfer.transfer.alignment:Dann",
-    "adapt": "nlptransfer.transfer.adapt:Adapt",
     "selftrain": "nlptransfer.transfer.self_training:SelfTrain",
+    "adapt": "nlptransfer.transfer.adapt:Adapt",
+    "pretrain": "nlptransfer.transfer.pretraining:Pretrain",
+    "contrastive": "nlptransfer.transfer.contrastive:Contrastive",
 }
-"""Strategies that see no label of the target, the last one where there is a source."""
-TRANSFERS: "Registry[Transfer]" = Registry("transfer", "nlptransfer.transfers", _LABELED | _LABEL_FREE)
+_LABEL_FREE = {"reweight", "coral", "mmd", "dann", "selftrain", "adapt"}
+"""Strategies that see no label of the target where there is a source."""
+TRANSFERS: "Registry[Transfer]" = Registry("transfer", "nlptransfer.transfers", _PLACES)
 register_transfer = TRANSFERS.register
 
 
@@ -42,7 +41,7 @@ def may_lack_labels(names: str) -> bool:
     """
     for name in _parts(names):
         TRANSFERS.check(name)
-    return any(name not in _LABELED for name in _parts(names))
+    return any(name in _LABEL_FREE or name not in _PLACES for name in _parts(names))
 
 
 def _parts(names: str) -> list[str]:
