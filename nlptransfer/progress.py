@@ -69,6 +69,11 @@ class Bar:
         _screen.draw()
 
     @property
+    def is_due(self) -> bool:
+        """Whether it has worked for long enough to be shown."""
+        return self.at_once or time.monotonic() - self.began >= DELAY
+
+    @property
     def figures(self) -> tuple[str, str, str]:
         """How much is done, texts a second, and the time that is left, in words."""
         seconds, made = max(time.monotonic() - self.began, 1e-9), self.done - self.before
@@ -161,10 +166,13 @@ class _Screen:
             if not self.bars and self.drawing is not None:
                 self.drawing.stop()
                 self.drawing = None
+            elif bar.is_due:
+                # Its line goes away, whenever the next one moves.
+                self.draw(at_once=True)
 
     def draw(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        bars = [bar for bar in self.bars if bar.at_once or now - bar.began >= DELAY]
+        bars = [bar for bar in self.bars if bar.is_due]
         if not bars or self.thread != threading.get_ident():
             return
         if self.drawing is None:

@@ -117,7 +117,7 @@ def test_inner_work_has_a_line_below_the_outer_until_it_is_done() -> None:
             pass
         bar.advance()
 
-    assert descriptions(drawn) == [["outer"], ["outer", "inner"], ["outer"], []]
+    assert descriptions(drawn) == [["outer"], ["outer", "inner"], ["outer"], ["outer"], []]
 
 
 def test_short_work_is_not_shown() -> None:

@@ -219,7 +219,8 @@ class Classifier:
             log.info("%s: %d rows have no text, and get no label", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
-        return self._of_logits(texts, self.logits(texts, batch_size=batch_size), min_confidence)
+        logits = self.logits(texts, batch_size=batch_size, shown="the next texts")
+        return self._of_logits(texts, logits, min_confidence)
 
     def _of_logits(self, texts: Sequence[str], logits: np.ndarray, min_confidence: float) -> PredictedRows:
         probabilities, multi_label = to_probabilities(logits, self.labels), self.labels.multi_label
