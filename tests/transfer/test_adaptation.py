@@ -283,7 +283,7 @@ def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt):
     # What could not be kept is not tried.
     assert [one["adapted"] for one in stage.curve] == [False]
     page = (run.folder / "report.html").read_text()
-    assert "cannot tell texts of source and target apart" in page and "Candidates and what tells of them" in page
+    assert "the domains do not differ" in page and "Candidates and what tells of them" in page
     assert "<td>not adapted <b>(kept)</b></td>" in page and "<td>adapted</td>" not in page
     # Nobody has labeled its training rows: a table of zeros would say otherwise.
     assert ">train</th><th" not in page.split("Label balance")[1].split("</tr>")[0]
