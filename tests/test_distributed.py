@@ -137,9 +137,13 @@ def test_two_processes_learn_what_one_learns_by_every_encoder_route(name, by, ru
     (file,) = (path.name for path in (one.folder / "model").glob("*model.safetensors"))
     ngrams = [[path.read_bytes() for path in run.folder.glob("model/ngrams.safetensors")] for run in (one, two)]
     assert ngrams[0] == ngrams[1] and (ngrams[0] or name != "fitted joint")
-    for weight, difference in differences(*(run.folder / "model" / file for run in (one, two))).items():
-        # A key's bias moves all scores of a query alike: Adam makes whole steps of its gradient's rounding.
-        assert difference < (1e-4 if weight.endswith("key.bias") else 1e-5), weight
+    apart = differences(*(run.folder / "model" / file for run in (one, two)))
+    # A key's bias moves all scores of a query alike, so attention does not see it: its gradient is rounding alone, of
+    # which Adam makes whole steps.
+    seen = {weight: difference for weight, difference in apart.items() if not weight.endswith("key.bias")}
+    assert max(seen.values()) < 1e-5, max(seen, key=seen.get)
+    probabilities = [run.predictions["test"].probabilities for run in (one, two)]
+    np.testing.assert_allclose(*probabilities, rtol=0, atol=1e-5)
     assert one.metrics["per_class"] == two.metrics["per_class"] and one.metrics["rows"] == two.metrics["rows"]
     trainings = [run.training for run in (one, two)]
     if name in FITTED:

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -70,13 +71,21 @@ def at_work(folder: Path, take_lock: bool = False) -> Iterator[None]:
 
 
 def _reached(folder: Path) -> str:
-    """Say what is finished in a folder of runs."""
-    runs = sum(read_json(record)["status"] == _FINISHED for record in folder.rglob(EXPERIMENT))
-    stages = len([*folder.rglob(f"{CHECKPOINTS}*/{_FINISHED}")])
-    steps = sorted(folder.rglob(f"{CHECKPOINTS}*/step_*"), key=lambda path: path.stat().st_mtime)
+    """Say what is finished in a folder of runs; other processes may still write, rename and remove in it."""
+    runs, stages, steps = 0, 0, dict[Path, float]()
+    # Unlike glob, this passes over what is gone when its turn comes.
+    for place, folders, files in os.walk(folder):
+        runs += EXPERIMENT in files and read_json(Path(place, EXPERIMENT))["status"] == _FINISHED
+        if Path(place).name.startswith(CHECKPOINTS):
+            stages += _FINISHED in folders
+            for step in (Path(place, name) for name in folders if name.startswith("step_")):
+                with suppress(FileNotFoundError):
+                    steps[step] = step.stat().st_mtime
     counts = {"run": runs, "stage": stages}
     found = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
-    found += [f"step {int(path.name.removeprefix('step_'))} in {path.parent}" for path in steps[-1:]]
+    if steps:
+        last = max(steps, key=steps.__getitem__)
+        found.append(f"step {int(last.name.removeprefix('step_'))} in {last.parent}")
     return " and ".join(found) or "the start"
 
 

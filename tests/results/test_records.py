@@ -1,8 +1,10 @@
 """How a result lies in its folder: saved and loaded it is the same, and records.py alone knows files and keys."""
 
 import ast
+import shutil
 from dataclasses import MISSING, fields, replace
 from itertools import chain
+from threading import Event, Thread
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -125,3 +127,27 @@ def test_records_alone_knows_the_names_of_files_and_the_keys_in_them(tmp_path):
             code = ast.parse(path.read_text())
             assert not FILES & {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}, path
             assert not KEYS.intersection(keys_read_by(code)), path
+
+
+def test_who_stops_a_run_is_told_how_far_it_is_while_others_write_in_it(tmp_path):
+    """As another process of the same launch does, which has not been stopped yet."""
+    checkpoints, over = tmp_path / "checkpoints", Event()
+    (checkpoints / "step_00000003").mkdir(parents=True)
+
+    def write():
+        while not over.is_set():
+            (checkpoints / "writing" / "model").mkdir(parents=True)
+            (checkpoints / "writing").rename(checkpoints / "step_00000002")
+            shutil.rmtree(checkpoints / "step_00000002")
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(300):
+            with pytest.raises(KeyboardInterrupt) as stopped, records.at_work(tmp_path):
+                raise KeyboardInterrupt
+            (note,) = stopped.value.__notes__
+            assert note.startswith("the same command goes on from step ")
+    finally:
+        over.set()
+        writer.join()
