@@ -38,6 +38,12 @@ FEW_EPOCHS = {"num_train_epochs": 3}
 """Where what is asked shows however little was learned."""
 
 
+@pytest.fixture(autouse=True)
+def few_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far the sides are apart is measured by every run, and looked at by few tests."""
+    monkeypatch.setattr("nlptransfer.transfer.domain_shift.FOLDS", 2)
+
+
 @pytest.fixture
 def sides(bases, vectors_file) -> Callable[..., tuple[Any, Any, Any]]:
     return lambda route, names=None: sides_of(route, vectors_file, bases, 24, names)
