@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
 from nlptransfer.errors import SettingError, nearest
@@ -28,7 +27,7 @@ class Registry(Mapping[str, type[T]]):
 
     def __init__(self, kind: str, group: str, modules: Mapping[str, str]) -> None:
         self.kind, self.group, self._is_complete = kind, group, False
-        self._places = {name: EntryPoint(name, place, group) for name, place in modules.items()}
+        self._places = dict(modules)
         self._classes: dict[str, type[T]] = {}
 
     def register(self, cls: type[T]) -> type[T]:
@@ -53,7 +52,7 @@ class Registry(Mapping[str, type[T]]):
         if name not in self:
             raise KeyError(name)
         if name not in self._classes:
-            self._classes[name] = self._imported(self._places[name])
+            self._classes[name] = self._imported(name)
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
@@ -67,17 +66,23 @@ class Registry(Mapping[str, type[T]]):
 
     def _names(self) -> list[str]:
         if not self._is_complete:
+            # Takes a while, as does its import: all installed packages are looked at.
+            from importlib.metadata import entry_points
+
             for entry in entry_points(group=self.group):
-                if self._places.setdefault(entry.name, entry).value != entry.value:
+                if self._places.setdefault(entry.name, entry.value) != entry.value:
                     log.warning("%s %r: %s is left out, as that name is taken", self.kind, entry.name, entry.value)
             self._is_complete = True
         return list(self._places | self._classes)
 
-    def _imported(self, entry: EntryPoint) -> Any:
+    def _imported(self, name: str) -> Any:
+        from importlib.metadata import EntryPoint
+
+        place = self._places[name]
         try:
-            cls = entry.load()
+            cls = EntryPoint(name, place, self.group).load()
         except (ImportError, AttributeError) as error:
-            raise SettingError(f"{self.kind} {entry.name!r}: expected it at {entry.value}, found {error}") from error
-        if getattr(cls, "name", None) != entry.name:
-            raise SettingError(f"{self.kind} {entry.name!r}: expected a class of that name at {entry.value}")
+            raise SettingError(f"{self.kind} {name!r}: expected it at {place}, found {error}") from error
+        if getattr(cls, "name", None) != name:
+            raise SettingError(f"{self.kind} {name!r}: expected a class of that name at {place}")
         return cls

@@ -25,6 +25,10 @@ QUICK = {
     "experiments.source_gain.SEEDS": 1,
     "experiments.finetuning.SEEDS": 1,
     "experiments.finetuning.report_once": lambda *_: None,
+    "experiments.comparison.report_once": lambda *_: None,
+    "experiments.comparison_run.FOLDS": 2,
+    "training.linear_head.FOLDS": 2,
+    "transfer.domain_shift.FOLDS": 2,
 }
 """What is long or not looked at here, by the name in nlptransfer."""
 HERE = [page for page in PAGES if page.name not in NEWCOMER and blocks_of(page)]

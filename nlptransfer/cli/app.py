@@ -24,7 +24,6 @@ from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_audit, show_comparison, show_ranking, show_scores
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.models import give_way_soon
-from nlptransfer.routes import ROUTES
 
 app = opt.Verbs(no_args_is_help=True, pretty_exceptions_enable=False)
 vectors_app = opt.Verbs(help="Make and look at word vectors.", no_args_is_help=True)
@@ -82,9 +81,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         data: Annotated[str, opt.DATA] = data_default,
         routes: Annotated[
             str | None,
-            opt.option(
-                opt.TRAINING, f"candidates: majority, tfidf, {', '.join(ROUTES)}", metavar="A,B,...", default="all"
-            ),
+            opt.option(opt.TRAINING, "candidates: majority, tfidf, {routes}", metavar="A,B,...", default="all"),
         ] = None,
         bases: Annotated[
             str | None,

@@ -13,8 +13,6 @@ from nlptransfer.cli.log import repeat_warnings, say, start_log
 from nlptransfer.cli.terminal import show_runs, show_tables
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import FROZEN_ROUTE, ROUTES, WORDS_ROUTE, default_route
-from nlptransfer.settings import fields_of
-from nlptransfer.transfer import TRANSFERS
 
 ARGUMENTS = (
     "data", "route", "base", "revision", "source", "unlabeled", "transfer", "verdict", "fallback", "seeds",
@@ -34,7 +32,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             str | None,
             opt.option(
                 opt.TRAINING,
-                f"how the model learns: {', '.join(ROUTES)}",
+                "how the model learns: {routes}",
                 metavar="NAME",
                 default=f"{FROZEN_ROUTE}; {WORDS_ROUTE} where the base is a file of word vectors",
             ),
@@ -61,7 +59,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             list[str] | None,
             opt.option(
                 opt.TRANSFER,
-                f"how: {', '.join(TRANSFERS)}; in turn as 'pretrain >> joint'",
+                "how: {transfers}; in turn as 'pretrain >> joint'",
                 metavar="NAME",
                 default="sequential where there is a source",
             ),
@@ -150,6 +148,8 @@ def _named_runs(
 
 def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's settings, without those of its route where another route is chosen."""
+    from nlptransfer.settings import fields_of
+
     if not recipe or chosen.get("route") in (None, recipe.get("route")):
         return dict(recipe)
     others = {"route"}.union(*map(fields_of, ROUTES.values())) - fields_of(ROUTES.find(chosen["route"])).keys()

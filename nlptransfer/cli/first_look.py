@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from nlptransfer.routes import ROUTES
-from nlptransfer.settings import fields_of, fill
 
 log = logging.getLogger("nlptransfer")
 
@@ -23,6 +22,7 @@ def rows_first(
     """
     from nlptransfer.data import DataSettings, load_data
     from nlptransfer.memo import shared_work
+    from nlptransfer.settings import fields_of, fill
     from nlptransfer.training import TrainingSettings
 
     log.info("Reading %s ...", data)
@@ -44,6 +44,7 @@ def texts_first(model: str, texts: str, reading: Mapping[str, Any]) -> None:
     from nlptransfer.classifier import saved_task
     from nlptransfer.data import FileSettings, find_columns, stream_tables
     from nlptransfer.files import named_path
+    from nlptransfer.settings import fill
 
     task, path = saved_task(model), named_path(texts)
     if sys.stderr.isatty():

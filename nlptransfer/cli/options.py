@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from inspect import Parameter, signature
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +13,14 @@ from typer.core import TyperCommand
 
 from nlptransfer.cli.ending import stoppable
 from nlptransfer.errors import SettingError
-from nlptransfer.settings import convert, pairs
+from nlptransfer.routes import ROUTES
+from nlptransfer.transfer import TRANSFERS
 
 PANELS = DATA_PANEL, TRAINING, TRANSFER, OUTPUT = "Data", "Training", "Transfer", "Output"
 """Groups of options in the help."""
+
+TABLES: dict[str, Mapping[str, Any]] = {"{routes}": ROUTES, "{transfers}": TRANSFERS}
+"""What stands in a help for the names in a table: those of other packages are looked for where that help is shown."""
 
 
 def option(panel: str, help: str, *names: str, metavar: str | None = None, default: str | None = None) -> Any:
@@ -133,6 +138,13 @@ class Verb(TyperCommand):
             found.rich_help_panel, found.metavar = OUTPUT, ""
         return found
 
+    def get_params(self, ctx: Any) -> Any:
+        parameters: list[Any] = super().get_params(ctx)
+        for one, (word, table) in product(parameters, TABLES.items()):
+            if one.help and word in one.help:
+                one.help = one.help.replace(word, ", ".join(table))
+        return parameters
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, used = self.make_parser(ctx).parse_args(args=[*args])
         for parameter, count in Counter(used).items():
@@ -154,6 +166,8 @@ class Verbs(Typer):
 
 def config_of(options: Mapping[str, Any], settings: list[str] | None, arguments: Collection[str]) -> dict[str, Any]:
     """Return the options that are not None, and those of --set, which must name neither these nor ``arguments``."""
+    from nlptransfer.settings import pairs
+
     chosen = {name: value for name, value in options.items() if value is not None}
     further = pairs(settings, arguments)
     if twice := sorted(chosen.keys() & further):
@@ -163,4 +177,6 @@ def config_of(options: Mapping[str, Any], settings: list[str] | None, arguments:
 
 def listed(name: str, text: str | None, kind: type = str) -> Any:
     """Read values that commas separate, as in "100,300"; None if there are none."""
+    from nlptransfer.settings import convert
+
     return None if text is None else convert(name, text, tuple[kind, ...])  # type: ignore[valid-type]

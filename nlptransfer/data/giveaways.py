@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse, stats
+import scipy
+from scipy import sparse
 
 from nlptransfer.data.columns import UNSPACED
 from nlptransfer.data.copies import folded
@@ -270,7 +271,7 @@ class _Counts:
             for half, (right, rows) in zip((learned, judged), counts, strict=True)
         ]
         right, rows = counts[1]
-        beyond_chance = stats.binom.sf(right - 1, rows, chances[judged]) * holds[0].sum() <= SIGNIFICANCE
+        beyond_chance = scipy.stats.binom.sf(right - 1, rows, chances[judged]) * holds[0].sum() <= SIGNIFICANCE
         return holds[0] & holds[1] & beyond_chance, right, rows
 
     def _accuracies(self) -> np.ndarray:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse, stats
+import scipy
+from scipy import sparse
 
 from nlptransfer.evaluation.significance import holm
 
@@ -53,16 +54,16 @@ def separability(scores: np.ndarray, targets: np.ndarray) -> Separability:
     rows = np.column_stack([alone[pairs[:, 0], pairs[:, 1]], alone[pairs[:, 1], pairs[:, 0]]])
     # Under chance, the spread of a separation.
     spread = np.sqrt((rows.sum(axis=1) + 1) / (12 * np.maximum(rows.prod(axis=1), 1e-9)))
-    noticed = stats.norm.isf(LEVEL / len(pairs)) + stats.norm.ppf(SEEN_SHARE)
+    noticed = scipy.stats.norm.isf(LEVEL / len(pairs)) + scipy.stats.norm.ppf(SEEN_SHARE)
     is_tested = noticed * spread <= SEEN_SEPARATION - 0.5
     pairs, rows, spread = pairs[is_tested], rows[is_tested], spread[is_tested]
     places = [np.flatnonzero(column) for column in has.T]
     separation = np.array([_separation(scores, has, places, *pair) for pair in pairs.tolist()])
-    return Separability(pairs, rows, separation, np.array(holm(stats.norm.sf((separation - 0.5) / spread))))
+    return Separability(pairs, rows, separation, np.array(holm(scipy.stats.norm.sf((separation - 0.5) / spread))))
 
 
 def _separation(scores: np.ndarray, has: np.ndarray, places: Sequence[np.ndarray], one: int, other: int) -> float:
     first, second = places[one][~has[places[one], other]], places[other][~has[places[other], one]]
     rows = np.concatenate([first, second])
-    ranks = stats.rankdata(scores[rows, one] - scores[rows, other])
+    ranks = scipy.stats.rankdata(scores[rows, one] - scores[rows, other])
     return float((ranks[: len(first)].mean() - (len(first) + 1) / 2) / len(second))

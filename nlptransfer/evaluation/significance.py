@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import DataError
@@ -278,13 +278,13 @@ def transfer_gain(
 
 def wilson_interval(right: int, rows: int) -> tuple[float, float]:
     """Compute Wilson's (1927) 95% interval of one model's accuracy; it has a width even where no row is wrong."""
-    found = stats.binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    found = scipy.stats.binomtest(right, rows).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
     """Compute exact McNemar's two-sided p-value from the rows that only the one model, or the other, has right."""
-    return float(stats.binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
+    return float(scipy.stats.binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

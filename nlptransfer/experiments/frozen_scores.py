@@ -10,8 +10,8 @@ from itertools import cycle, islice
 from typing import Any, cast
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import t as student_t
 
 from nlptransfer import distributed
 from nlptransfer.data import Data
@@ -84,7 +84,7 @@ class FrozenScores:
         ranks = [best]
         for rank, losses in others:
             more = losses - least
-            half = student_t.ppf(0.975, len(more) - 1) * more.std(ddof=1) / np.sqrt(len(more))
+            half = scipy.stats.t.ppf(0.975, len(more) - 1) * more.std(ddof=1) / np.sqrt(len(more))
             interval = float(more.mean() - half), float(more.mean() + half)
             ranks.append(replace(rank, behind=float(more.mean()), behind_interval=interval))
         # Processes measure different speeds, and must choose the same.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, cast
 
-from scipy.stats import qmc
+import scipy
 
 from nlptransfer.data import Data
 from nlptransfer.routes import Route
@@ -56,7 +56,7 @@ class Space:
         if trials > len(FIRST_RATES) and find_spec("optuna"):
             return self._suggested(tried)
         # The second dimension, of base 3, leaves out the middle, which is the default.
-        sequence = qmc.Halton(2 + len(self.choices), scramble=False).random(number - len(FIRST_RATES) + 2)
+        sequence = scipy.stats.qmc.Halton(2 + len(self.choices), scramble=False).random(number - len(FIRST_RATES) + 2)
         _, rate, *places = sequence[-1]
         others = zip(self.choices.items(), places, strict=True)
         picked = {name: values[int(place * len(values))] for (name, values), place in others}

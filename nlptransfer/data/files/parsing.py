@@ -7,9 +7,11 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import IO, Any, Literal
+
+import numpy as np
 
 from nlptransfer import mapped
 from nlptransfer.data.files.columnar import read_arrow, read_parquet, read_sheet
@@ -246,7 +248,12 @@ def _lines(source: Buffered) -> Iterator[Table]:
     first = 1
     for data in source.lines():
         lines = _split(data)
-        yield Table(source.where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
+        # Arrow's own way from a list imports pandas.
+        each = [line.encode() for line in lines]
+        ends = np.array([*accumulate(map(len, each), initial=0)], np.int32)
+        buffers = pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(each))
+        texts = pyarrow.StringArray.from_buffers(len(each), *buffers)
+        yield Table(source.where, {"text": pyarrow.chunked_array([texts])}, has_header=False, first_row=first)
         first += len(lines)
 
 
