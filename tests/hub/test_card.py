@@ -319,14 +319,15 @@ def test_what_a_reader_must_know_of_the_texts():
 
 
 def test_ngrams_are_named_and_plain_transformers_is_not():
-    beside, features = "and TF-IDF of words and pairs of words", ["word2vec", "ngrams"]
+    ngrams, features = "n-grams, which are TF-IDF of words and pairs of words", ["word2vec", "ngrams"]
+    beside = f"and {ngrams}"
     words = {"head_type": "linear", "features": features}
     for with_ngrams, without, text in (
         (record_of("word2vec", WORDS, settings=words), RECORDS["word2vec distilled"], f"on them {beside}"),
         (
             record_of("probe", settings=PROBE | {"features": ["encoder", "ngrams"]}),
             RECORDS["probe"],
-            "with TF-IDF of words and pairs of words (characters where words are not spaced) beside them",
+            f"with {ngrams} (characters where words are not spaced), beside them",
         ),
         (
             record_of("probe", settings=PROBE | {"features": ["encoder", "word2vec", "ngrams"]}),
