@@ -20,6 +20,9 @@ from helpers.folders import ROOT
 from helpers.fuzzing import OUTCOMES
 from helpers.hub_server import Hub, free_port
 
+SLOWEST = ("tests", "transfer", "experiments", "classifier")
+"""Folders whose files take longest: they start whole commands, or make many runs."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Before anything reads it: the user's caches are neither read nor written, and encoders are distilled once.
@@ -42,8 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # What starts whole commands takes longest: it begins first, so that no process is left alone with it at the end.
-    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+    # What takes longest begins first, so that no process is left alone with it at the end.
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.parent.name, len(place)))
 
 
 def pytest_collection_finish() -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]+")
 """Words with their apostrophes, and runs of marks."""
+PROMPT_WORDS = 5
+"""Words that Python's prompt shows."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Word:
     """what it adds to the log-odds of the label, that is to ln(p / p of ``against``)"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """The label of a text, and what each of its words does to it."""
 
@@ -44,6 +46,10 @@ class Explanation:
     """the likeliest other label; None where labels are given independently of each other"""
     words: tuple[Word, ...]
     """in the order of the text"""
+
+    def __repr__(self) -> str:
+        words = ", ".join(f"{word.text} {word.effect:+.2f}" for word in self.strongest(PROMPT_WORDS))
+        return f"Explanation({self.text!r}: {self.label} {self.probability:.3f}; {words})"
 
     def strongest(self, count: int) -> list[Word]:
         """Return the words that do most, for the label or against it."""

@@ -120,7 +120,7 @@ class CardFacts:
         """The first of these scores that baselines have on the same rows."""
         key, name, *_ = (_MULTI_LABEL if self.record["multi_label"] else _SINGLE_LABEL)[0]
         return [
-            _Score(f"{name} of {BASELINES.get(one, one)}", None, None, found["scores"][key], interval)
+            _Score(f"{name}, baseline: {BASELINES.get(one, one)}", None, None, found["scores"][key], interval)
             for one, found in (self.results.get("baselines") or {}).items()
             if found["scores"].get(key) is not None
             for interval in [found["scores"].get(f"{key}_interval")]
@@ -140,17 +140,17 @@ class _Score(NamedTuple):
 # Key in metrics.json, name on the card, metric of the hub, average over labels.
 _SINGLE_LABEL = (
     ("accuracy", "accuracy", "accuracy", None),
-    ("f1_macro", "F1 (macro)", "f1", "macro"),
-    ("precision_macro", "precision (macro)", "precision", "macro"),
-    ("recall_macro", "recall (macro)", "recall", "macro"),
+    ("f1_macro", "macro F1", "f1", "macro"),
+    ("precision_macro", "macro precision", "precision", "macro"),
+    ("recall_macro", "macro recall", "recall", "macro"),
     ("mcc", "Matthews correlation", "matthews_correlation", None),
     ("mae", "mean absolute error", "mae", None),
     ("quadratic_kappa", "quadratic kappa", None, None),
     ("loss", "loss", None, None),
 )
 _MULTI_LABEL = (
-    ("f1_micro", "F1 (micro)", "f1", "micro"),
-    ("f1_macro", "F1 (macro)", "f1", "macro"),
+    ("f1_micro", "micro F1", "f1", "micro"),
+    ("f1_macro", "macro F1", "f1", "macro"),
     ("accuracy", "all labels right", "accuracy", None),
     ("lrap", "label ranking average precision", None, None),
     ("loss", "loss", None, None),

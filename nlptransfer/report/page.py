@@ -68,7 +68,7 @@ SECTIONS = {
     "candidates": "The candidates",
     "pairs": "Differences",
     "curve": "Learning curve",
-    "verdict": "What the source gave",
+    "verdict": "Did the source help?",
     "choice": "Chosen without labels",
     "classes": "By label",
     "confusion": "What is taken for what",
@@ -283,7 +283,9 @@ def _calibration(run: RunResult, rows: Predictions) -> dict[str, Any]:
         before = untempered(rows.probabilities, temperature, multi_label=several)
         stages = {"before scaling": before} | stages
     curves = [reliability_curve(rows.targets, p, multi_label=several) for p in stages.values()]
-    words = ("probability of a label", "rows that have it") if several else ("confidence", "accuracy")
+    words = (
+        ("probability of a label", "rows that have it", "forecasts") if several else ("confidence", "accuracy", "rows")
+    )
     return {
         "rows": [
             {

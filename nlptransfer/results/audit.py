@@ -13,6 +13,7 @@ from nlptransfer.data import Data, Labels, Split
 from nlptransfer.errors import RunFolderError, SettingError, nearest
 from nlptransfer.results import records
 from nlptransfer.results.summaries import DataSummary
+from nlptransfer.results.tables import Shown, Table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,8 +79,8 @@ class _Frame:
         return audit.frames[self.name]
 
 
-@dataclass(frozen=True, eq=False)
-class Audit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Audit(Shown):
     """The findings about a data set, question by question."""
 
     folder: Path
@@ -91,7 +92,7 @@ class Audit:
     """by name, in the order of :data:`QUESTIONS`"""
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
-    rows: Data | None = field(default=None, repr=False)
+    rows: Data | None = None
     """what was audited; None where the audit was read from its folder alone"""
     repeat: str = ""
     """the command that asks for it; empty where data were passed that are no file"""
@@ -132,6 +133,16 @@ class Audit:
     def findings(self) -> tuple[Finding, ...]:
         """What was found, in the order of the questions."""
         return tuple(finding for section in self.sections.values() for finding in section.findings)
+
+    @property
+    def shown(self) -> Table:
+        rows = [
+            {"kind": name, "rows": first.rows, "found": first.sentence}
+            if (first := next(iter(section.findings), None))
+            else {"kind": name, "rows": 0, "found": "nothing found"}
+            for name, section in self.sections.items()
+        ]
+        return Table(rows, {"kind": ["{kind}"], ">rows": ["{rows:,}"], "what was found": ["{found}"]}, "")
 
     @property
     def summary(self) -> str:

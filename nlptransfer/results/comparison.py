@@ -23,7 +23,7 @@ _CANDIDATES = {
     "candidate": ["{name}"],
     ">validation": ["{validation:.3f}"],
     ">test {metric} (95%)": ["{score:.3f}", INTERVAL],
-    ">deviation over seeds": ["{spread:.3f}"],
+    ">spread over seeds": ["{spread:.3f}"],
     ">training (s)": ["{train_seconds:,.1f}"],
     ">size (MB)": ["{size_mb:,.1f}"],
     ">texts/s": ["{texts_per_second_64:,.0f}"],
@@ -150,7 +150,7 @@ class RowsToReach:
     """None where no size reaches it"""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ComparisonResult(Tables):
     """A comparison, finished or on its way, with the tables candidates, pairs, curve and rows_to_reach."""
 
@@ -180,7 +180,7 @@ class ComparisonResult(Tables):
     """one sentence with the figures"""
     curve: tuple[CurvePoint, ...] = ()
     rows_to_reach: tuple[RowsToReach, ...] = ()
-    made: Mapping[str, tuple[RunResult, ...]] = field(default_factory=dict, repr=False)
+    made: Mapping[str, tuple[RunResult, ...]] = field(default_factory=dict)
     """results of the runs of finished candidates, where they were just made"""
 
     @classmethod

@@ -1,9 +1,10 @@
 """Plots of results, drawn when they are written. Does not know records; dark mode is a line of CSS in page.html."""
 
 import base64
+import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+log = logging.getLogger("nlptransfer")
+
 SIZE = (4.4, 3.0)
 """Inches: a little more than a phone is wide, so that letters are not shrunk on one."""
 DPI = 200
 """Of a png."""
 MOST_IN_THREE_COLUMNS = 16
 """Characters of the longest name up to which a legend has three columns."""
+FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei",
+    "Malgun Gothic", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts with letters that matplotlib's own lacks, Chinese ones first; text is drawn with those that are installed."""
 _INK, _FAINT = "#1b1e23", "#5d6673"
 _LINES = ("#1f66d1", "#b8470c", "#157a3c", "#7636c4", "#b3235f", "#0b6f86")
 _MARKERS = "osD^vP"
@@ -91,12 +100,20 @@ class Plot:
         import matplotlib.style
         from matplotlib.figure import Figure
 
-        with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-            # Text in letters that matplotlib has no font for is still text, which the browser has a font for.
-            warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
+        style = _STYLE | {"font.family": _fonts()}
+        with matplotlib.style.context(["default", style]), warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", r"Glyph .* missing", UserWarning)
             figure, drawn = Figure(figsize=SIZE), BytesIO()
             self.draw(figure)
             figure.savefig(drawn, format=form, dpi=DPI, metadata=_METADATA[form], **look)
+        missing = "".join(dict.fromkeys(_missing(caught)))
+        # In svg it is text, which the browser has a font for.
+        if missing and form != "svg":
+            log.warning(
+                "The plot has blank boxes for %s, as matplotlib finds no font with these letters: write an svg, or "
+                "install a font such as Noto Sans CJK and remove %s, where matplotlib lists its fonts",
+                missing, matplotlib.get_cachedir(),
+            )  # fmt: skip
         return drawn.getvalue()
 
     def __html__(self) -> "Markup":
@@ -105,6 +122,23 @@ class Plot:
         svg = base64.b64encode(self._drawn("svg")).decode()
         image = Markup('<img id="figure-{}" alt="{}" src="data:image/svg+xml;base64,{}">')
         return image.format(self.name, printable(self.description), svg)
+
+
+def _fonts() -> list[str]:
+    """Return the fonts that text is drawn with: a letter by the first that has it."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in FONTS if name in installed)]
+
+
+def _missing(caught: Sequence[warnings.WarningMessage]) -> Iterator[str]:
+    """Return the letters that no font has; other warnings are passed on."""
+    for one in caught:
+        if glyph := re.match(r"Glyph (\d+) .* missing", str(one.message)):
+            yield chr(int(glyph[1]))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 @dataclass(frozen=True)
@@ -127,7 +161,7 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
         lines = {name: [replace(point, place=max(point.place, 0.001))] for name, point in points.items()}
         looks = [{"linestyle": "none", "markersize": 9 if name == chosen else 5} for name in points]
         axes = _draw_scores(figure, lines, looks, f"{cost}, logarithmic", metric)
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter("{x:,g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         low, high = axes.get_xlim()
         axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
@@ -164,8 +198,13 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str, zero: boo
     return Plot("learning", f"{metric} against labeled rows: {described}", draw)
 
 
-def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, observed: str) -> Plot:
-    """Plot observed frequencies over forecasts, also those before temperature scaling if there are any, and counts."""
+def reliability_diagram(
+    after: Reliability, before: Reliability | None, forecast: str, observed: str, counted: str
+) -> Plot:
+    """Plot observed frequencies over forecasts, also those before temperature scaling if there are any, and counts.
+
+    The three words are the labels of the axes.
+    """
 
     def draw(figure: "Figure") -> None:
         from matplotlib.ticker import MaxNLocator
@@ -180,11 +219,11 @@ def reliability_diagram(after: Reliability, before: Reliability | None, forecast
         upper.set(xlim=(0, 1), ylim=(0, 1.03))
         upper.legend(loc="upper left")
         lower.vlines(after.confidence, 0, after.count, color=_LINES[0], linewidth=5)
-        lower.set(xlabel=forecast, ylabel="count", ylim=(0, None))
+        lower.set(xlabel=forecast, ylabel=counted, ylim=(0, None))
         lower.yaxis.set_major_locator(MaxNLocator(2, integer=True))
 
     described = "; ".join(
-        f"forecast {forecast:.2f}, true {true:.2f}, {count:,} forecasts"
+        f"forecast {forecast:.2f}, true {true:.2f}, {count:,} {counted}"
         for forecast, true, count in zip(after.confidence, after.frequency, after.count, strict=True)
     )
     return Plot("reliability", f"Reliability diagram: {described}", draw)

@@ -19,7 +19,7 @@ _GAINS = {
 }
 
 
-class GainCurve(list[dict[str, Any]], Tables):
+class GainCurve(Tables, list[dict[str, Any]]):
     """A row for each size and strategy: size, transfer, and what :class:`Gain` has: the table gains."""
 
     @property

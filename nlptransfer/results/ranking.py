@@ -87,7 +87,7 @@ def fastest_level(encoders: Sequence[EncoderRank]) -> EncoderRank:
     return max((one for one in encoders if one.behind_interval[0] <= 0), key=lambda one: one.texts_per_second)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ranking(Tables):
     """Encoders in the order of their losses, and sources in that of their gains: the tables encoders and sources."""
 

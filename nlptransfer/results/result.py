@@ -8,16 +8,25 @@ from typing import Any
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.evaluation import default_metric, higher_is_better
+from nlptransfer.evaluation import default_metric, higher_is_better, metric_name
 from nlptransfer.files import named_path
 from nlptransfer.results import records
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import Baseline, Cost, DataSummary, Fit, TransferSummary, Verdict
+from nlptransfer.results.tables import INTERVAL, Shown, Table, flat
 from nlptransfer.transfer import Copy
 
+_SCORES = {
+    "route": ["{route}"],
+    ">{metric} (95%)": ["{score:.3f}", INTERVAL],
+    ">training (s)": ["{train_seconds:,.1f}"],
+    ">texts/s": ["{texts_per_second:,.0f}"],
+    ">size (MB)": ["{size_mb:,.1f}"],
+}
 
-@dataclass(frozen=True, eq=False)
-class RunResult:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RunResult(Shown):
     """A finished run, just made or loaded from its folder."""
 
     folder: Path
@@ -49,11 +58,11 @@ class RunResult:
     """rows and temperature, where probabilities were calibrated"""
     thresholds: tuple[float, ...] | None = None
     """for several labels a row: the probability from which each is given; None: 0.5"""
-    predictions: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
     """of validation and test"""
     repeat: str = ""
     """the same command with paths as they were passed; empty where data were passed that are no file"""
-    live: Classifier | None = field(default=None, repr=False)
+    live: Classifier | None = None
     """the classifier in memory, where the run was just made"""
 
     @classmethod
@@ -79,6 +88,19 @@ class RunResult:
         """Name the score that choices were made by."""
         named = self.settings.get("training", {}).get("metric_for_best_model")
         return named or default_metric(self.data.labels)
+
+    @property
+    def shown(self) -> Table:
+        """The table of its score on test, or else on validation, and those of the baselines."""
+        split = "test" if "test" in self.scores else "validation"
+        route = self.settings["route"]["name"] + (f" {self.transfer.name}" if self.transfer is not None else "")
+        rows = [{"route": route, **self._score(self.scores.get(split, {})), **vars(self.cost)}]
+        for name, one in self.baselines.items():
+            rows.append({"route": f"baseline: {name}", **self._score(one.scores), "train_seconds": one.seconds})
+        return Table(rows, _SCORES, f"{split} {metric_name(self.metric)}")
+
+    def _score(self, scores: Mapping[str, Any]) -> dict[str, Any]:
+        return flat({"score": scores.get(self.metric), "interval": scores.get(f"{self.metric}_interval")})
 
     @property
     def stages(self) -> Mapping[str, Fit]:

@@ -1,7 +1,8 @@
-"""Results as tables: frames of pandas, csv, LaTeX, plots. This file does not know what is in them."""
+"""Results as tables: text, HTML, frames of pandas, csv, LaTeX, plots. This file does not know what is in them."""
 
+import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -24,7 +25,7 @@ _LATEX = str.maketrans(
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """Rows of a result, and how they are printed and plotted."""
 
@@ -47,6 +48,36 @@ class Table:
         }
         return {name: cells for name, cells in columns.items() if any(cells)}
 
+    def __repr__(self) -> str:
+        from rich.cells import cell_len
+
+        columns = [(name, [name.removeprefix(">"), *map(_on_a_line, cells)]) for name, cells in self.cells().items()]
+        for name, cells in columns:
+            width = max(map(cell_len, cells))
+            left = [" " * (width - cell_len(cell)) for cell in cells]
+            is_right = name.startswith(">")
+            cells[:] = [pad + cell if is_right else cell + pad for pad, cell in zip(left, cells, strict=True)]
+        return "\n".join("  ".join(row).rstrip() for row in zip(*(cells for _, cells in columns), strict=True))
+
+    def _repr_html_(self) -> str:
+        """Return it as notebooks show it, the row ``bold`` in bold."""
+        columns = self.cells()
+        looks = [f"text-align: {'right' if name.startswith('>') else 'left'}" for name in columns]
+
+        def row(kind: str, cells: Iterable[str], look: str = "") -> str:
+            filled = (
+                f'<{kind} style="{side}{look}">{html.escape(_on_a_line(cell))}</{kind}>'
+                for side, cell in zip(looks, cells, strict=True)
+            )
+            return f"<tr>{''.join(filled)}</tr>"
+
+        rows = [
+            row("td", cells, "; font-weight: bold" if place == self.bold else "")
+            for place, cells in enumerate(zip(*columns.values(), strict=True))
+        ]
+        heading = row("th", (name.removeprefix(">") for name in columns))
+        return f"<table><thead>{heading}</thead><tbody>{''.join(rows)}</tbody></table>"
+
     def to_latex(self) -> str:
         """Return a tabular of the package booktabs."""
         columns = self.cells()
@@ -68,8 +99,12 @@ def _cell(parts: Sequence[str], row: Mapping[str, Any]) -> str:
     return "".join(part.format(**row) for part in parts if all(row.get(name) is not None for name in named[part]))
 
 
+def _on_a_line(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
 def _latex(text: str, numbers: bool = False) -> str:
-    text = " ".join(printable(text).split()).translate(_LATEX)
+    text = _on_a_line(text).translate(_LATEX)
     if not numbers:
         # Two of them would become a dash.
         return re.sub("-(?=-)", "-{}", text)
@@ -82,13 +117,32 @@ def _line(cells: Sequence[str]) -> str:
     return rf"{'{}' if line[:1] in ('[', '*') else ''}{line} \\"
 
 
-class Tables:
+class Shown:
+    """A result that Python's prompt and notebooks show as a table."""
+
+    @property
+    def shown(self) -> Table:
+        """The table that says most."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+    def _repr_html_(self) -> str:
+        return self.shown._repr_html_()
+
+
+class Tables(Shown):
     """A result that consists of tables; where a method's ``table`` is None, the first of them is meant."""
 
     @property
     def tables(self) -> Mapping[str, Table]:
         """The tables by name."""
         raise NotImplementedError
+
+    @property
+    def shown(self) -> Table:
+        return self._find(None)
 
     def to_frame(self, table: str | None = None) -> "DataFrame":
         """Return a table as a frame of pandas, with every value that there is."""

@@ -17,7 +17,7 @@ from nlptransfer.routes.pooled_head import PooledClassifier
 from nlptransfer.settings import Count, Share, check
 from nlptransfer.vectors import RESERVED, Subwords, WordVectors, vectors_for, vocabulary
 
-NGRAMS_ON_CARD = "TF-IDF of words and pairs of words (characters where words are not spaced)"
+NGRAMS_ON_CARD = "n-grams, which are TF-IDF of words and pairs of words (characters where words are not spaced),"
 
 
 @dataclass(frozen=True)

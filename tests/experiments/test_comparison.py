@@ -46,10 +46,15 @@ DATA = {"train": remarks_of(100, 0, 0), "validation": remarks_of(40, 1, 1), "tes
 
 @pytest.fixture
 def comparing(vectors_file: Path, tmp_path: Path) -> Callable[..., ComparisonResult]:
-    def call(name: str = "out", **settings: Any) -> ComparisonResult:
+    """compare with small vectors, and without a report unless a test asks for it: its plots take as long as a run."""
+
+    def call(name: str = "out", report: bool = False, **settings: Any) -> ComparisonResult:
         given = {"bases": (vectors_file,), "seeds": 2, **settings}
         given.setdefault("routes", ("majority", "tfidf", "word2vec"))
-        return compare(given.pop("data", DATA), output_dir=tmp_path / name, **given)
+        with pytest.MonkeyPatch.context() as patch:
+            if not report:
+                patch.setattr("nlptransfer.experiments.comparison.report_once", lambda *_: None)
+            return compare(given.pop("data", DATA), output_dir=tmp_path / name, **given)
 
     return call
 
@@ -160,7 +165,7 @@ def test_a_finished_comparison_is_returned_as_it_is(whole, comparing, tmp_path):
     assert files_of(again.folder) == before and without_times(again) == without_times(whole)
     # It may have been killed just before this was written.
     (whole.folder / "report.html").unlink()
-    comparing(whole.folder, routes=routes, sizes=(40, 90), max_minutes=60, **LINEAR)
+    comparing(whole.folder, report=True, routes=routes, sizes=(40, 90), max_minutes=60, **LINEAR)
     assert files_of(whole.folder).keys() == before.keys()
     with pytest.raises(RunFolderError, match="expected the folder of a finished comparison"):
         ComparisonResult.load(tmp_path)
@@ -249,7 +254,7 @@ def test_a_trial_that_fails_does_not_end_the_candidate(comparing, monkeypatch):
 
 
 def test_a_candidate_that_fails_is_named_and_the_others_go_on(comparing):
-    found = comparing(routes=("majority", "probe", "word2vec", "lora"), seeds=1, **LINEAR)
+    found = comparing(report=True, routes=("majority", "probe", "word2vec", "lora"), seeds=1, **LINEAR)
     assert {one.name: one.status for one in found.candidates} == {
         "majority": "finished", "word2vec": "finished", "probe": "failed", "lora": "failed"
     }  # fmt: skip
@@ -279,7 +284,7 @@ class Time:
 
 def test_a_candidate_that_would_not_fit_is_left_out(comparing, monkeypatch):
     clock = Time(monkeypatch, {"majority": 500.0, "tfidf": 500.0, "pilots": 30.0, "word2vec": 30.0})
-    found = comparing(max_minutes=1, **LINEAR)
+    found = comparing(report=True, max_minutes=1, **LINEAR)
     # Baselines run whatever the budget is.
     assert [one.status for one in found.candidates] == ["finished", "finished", "skipped"]
     assert found.candidate("word2vec").reason == "no time is left of the budget"
@@ -320,7 +325,7 @@ def test_trials_are_in_the_estimate(comparing, monkeypatch):
 
 def test_points_of_a_curve_that_would_not_fit_are_left_out(comparing, monkeypatch):
     Time(monkeypatch, {"majority": 0.0, "pilots": 1.0, "word2vec": 25.0, "20": 15.0, "40": 25.0})
-    found = comparing(routes=("majority", "word2vec"), seeds=2, max_minutes=3, sizes=(40, 20), **LINEAR)
+    found = comparing(report=True, routes=("majority", "word2vec"), max_minutes=3, sizes=(40, 20), **LINEAR)
     measured = [(point.candidate, point.size) for point in found.curve if point.mean is not None and point.size < 140]
     assert measured == [("majority", 20), ("word2vec", 20), ("majority", 40)]
     (left,) = [point for point in found.curve if point.mean is None]
@@ -328,7 +333,7 @@ def test_points_of_a_curve_that_would_not_fit_are_left_out(comparing, monkeypatc
 
 
 def test_where_nothing_is_finished_nothing_is_recommended(comparing):
-    found = comparing(routes=("probe",), seeds=1)
+    found = comparing(report=True, routes=("probe",), seeds=1)
     assert found.recommended is None and found.best is None
     with pytest.raises(RunFolderError, match="expected a classifier of the recommended candidate, found none"):
         _ = found.classifier
@@ -351,7 +356,7 @@ SMALL = {"train": remarks_of(40, 0, 0), "validation": remarks_of(6, 1, 1), "test
 
 
 def test_few_rows_are_cross_validated_and_the_sentence_says_which_rows_decided(comparing):
-    found = comparing(data=SMALL, routes=("majority", "tfidf"))
+    found = comparing(report=True, data=SMALL, routes=("majority", "tfidf"))
     assert found.recommendation.endswith(" (decided by cross-validation of 46 and 20 test rows)")
     folds = sorted((found.folder / "trials").glob("tfidf-fold-*"))
     held_out = [pq.read_table(fold / "predictions.parquet").to_pylist() for fold in folds]
@@ -377,7 +382,7 @@ def test_trials_of_few_rows_are_cross_validated_too(comparing):
 
 def test_fewer_than_three_seeds_give_no_interval_of_what_they_move(comparing):
     routes = [Word2Vec(head_type="mlp", mlp_sizes=(8,)), Word2Vec(head_type="linear")]
-    found = comparing(routes=routes, seeds=2, learning_rate=0.02, num_train_epochs=3)
+    found = comparing(report=True, routes=routes, learning_rate=0.02, num_train_epochs=3)
     trained, fitted = found.candidates
     assert trained.test.interval is None and fitted.test.interval is not None and len(trained.test.wilson) == 2
     assert found.pairs == () and found.recommended == found.best
@@ -391,7 +396,7 @@ def test_fewer_than_three_seeds_give_no_interval_of_what_they_move(comparing):
 def test_permuted_labels_end_in_no_route_beating_the_majority(comparing):
     draw = random.Random(4)
     permuted = {name: (texts, draw.sample(labels, len(labels))) for name, (texts, labels) in DATA.items()}
-    found = comparing(data=permuted, **LINEAR)
+    found = comparing(report=True, data=permuted, **LINEAR)
     assert "no route beats the majority" in found.recommendation
     assert found.recommended is None
 
@@ -399,7 +404,7 @@ def test_permuted_labels_end_in_no_route_beating_the_majority(comparing):
 def test_a_planted_leak_is_named(comparing, caplog):
     (train, labels), (test, test_labels) = DATA["train"], DATA["test"]
     leaked = {**DATA, "train": ([*train, *test[:8]], [*labels, *test_labels[:8]])}
-    found = comparing(data=leaked, routes=("majority",), seeds=1)
+    found = comparing(report=True, data=leaked, routes=("majority",), seeds=1)
     leak, drift = found.data.warnings
     assert leak.startswith("leak: 8 of the 80 test texts (10.0%) are in train too, case and punctuation aside: scores")
     assert [line for line in caplog.messages if "leak" in line] == [f"data: {leak}"]
@@ -410,7 +415,7 @@ def test_a_planted_leak_is_named(comparing, caplog):
 
 
 def test_several_labels(comparing, tickets):
-    found = comparing(data=tickets, **LINEAR)
+    found = comparing(report=True, data=tickets, **LINEAR)
     assert found.metric == "f1_micro" and found.data.labels.multi_label
     for one in found.candidates:
         reports = [report_of(found.folder / run)["test"] for run in one.runs]

@@ -12,6 +12,8 @@ from nlptransfer import RunResult
 
 ALONE = {
     "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "calibration_size": 0.0,
+    # Tests of what is cut off ask for checkpoints themselves.
+    "save_epochs": False,
 }  # fmt: skip
 QUICK = ALONE | {"verdict": False}
 ON_WORDS = {

@@ -200,8 +200,8 @@ def test_baselines_stand_below_the_scores():
     }
     rows = table(model_card(record_of(results=RESULTS | {"baselines": beside})), "Scores")
     assert rows[-2:] == [
-        ["accuracy of always the most frequent label", "0.250", "[0.200, 0.300]"],
-        ["accuracy of TF-IDF of words with a linear classifier", "0.500", "[0.400, 0.600]"],
+        ["accuracy, baseline: always the most frequent label", "0.250", "[0.200, 0.300]"],
+        ["accuracy, baseline: TF-IDF of words with a linear classifier", "0.500", "[0.400, 0.600]"],
     ]
 
 
@@ -253,7 +253,7 @@ def test_several_labels_at_once():
     card = model_card(record)
     assert "any number of 2 labels" in card
     assert table(card, "Labels") == [["bad", "1,000", "0.250"], ["good", "216", "0.750"]]
-    assert [row[0] for row in table(card, "Scores")][:3] == ["F1 (micro)", "F1 (macro)", "all labels right"]
+    assert [row[0] for row in table(card, "Scores")][:3] == ["micro F1", "macro F1", "all labels right"]
     metrics = metadata(card)["model-index"][0]["results"][0]["metrics"]
     assert [(metric["type"], metric["value"], metric.get("args")) for metric in metrics] == [
         ("f1", 0.45, {"average": "micro"}), ("f1", 0.3, {"average": "macro"}), ("accuracy", 1 / 3, None)
@@ -271,9 +271,9 @@ def test_scores_reach_the_hub_as_they_are_with_their_intervals():
     assert result["dataset"] == {"name": "films", "type": "acme/reviews", "split": "test"}
     assert {metric["name"]: (metric["type"], metric["value"]) for metric in result["metrics"]} == {
         "accuracy (95% interval 0.250 to 0.410)": ("accuracy", 1 / 3),
-        "F1 (macro) (95% interval 0.200 to 0.400)": ("f1", 0.3),
-        "precision (macro)": ("precision", 0.31),
-        "recall (macro)": ("recall", 0.32),
+        "macro F1 (95% interval 0.200 to 0.400)": ("f1", 0.3),
+        "macro precision": ("precision", 0.31),
+        "macro recall": ("recall", 0.32),
         "Matthews correlation": ("matthews_correlation", -0.1),
     }
     assert metadata(card)["metrics"] == ["accuracy", "f1", "precision", "recall", "matthews_correlation"]
@@ -286,7 +286,7 @@ def test_labels_that_no_row_judges_are_left_out_of_means():
     nothing = {"precision": None, "recall": None, "f1": None, "support": 0}
     test = TEST | {"labels_judged": 1, "per_class": {"bad": TEST["per_class"]["bad"], "good": nothing}}
     text = model_card(record_of(results=RESULTS | {"test": test}))
-    assert "| F1 (macro), 1 of 2 labels | 0.300 |" in text and "| good |  |  |  | 0 |" in text
+    assert "| macro F1, 1 of 2 labels | 0.300 |" in text and "| good |  |  |  | 0 |" in text
 
 
 @pytest.mark.parametrize(
@@ -319,14 +319,15 @@ def test_what_a_reader_must_know_of_the_texts():
 
 
 def test_ngrams_are_named_and_plain_transformers_is_not():
-    beside, features = "and TF-IDF of words and pairs of words", ["word2vec", "ngrams"]
+    ngrams, features = "n-grams, which are TF-IDF of words and pairs of words", ["word2vec", "ngrams"]
+    beside = f"and {ngrams}"
     words = {"head_type": "linear", "features": features}
     for with_ngrams, without, text in (
         (record_of("word2vec", WORDS, settings=words), RECORDS["word2vec distilled"], f"on them {beside}"),
         (
             record_of("probe", settings=PROBE | {"features": ["encoder", "ngrams"]}),
             RECORDS["probe"],
-            "with TF-IDF of words and pairs of words (characters where words are not spaced) beside them",
+            f"with {ngrams} (characters where words are not spaced), beside them",
         ),
         (
             record_of("probe", settings=PROBE | {"features": ["encoder", "word2vec", "ngrams"]}),

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nlptransfer import ComparisonResult, GainCurve, Labels, Ranking
+from helpers.results import result_of
+from nlptransfer import Audit, ComparisonResult, GainCurve, Labels, Ranking
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import write_json
 from nlptransfer.results import (
+    Baseline,
     CandidateResult,
     CandidateScore,
     CurvePoint,
@@ -23,6 +25,7 @@ from nlptransfer.results import (
     EncoderRank,
     PairDifference,
     RowsToReach,
+    Section,
     SourceRank,
     printable,
 )
@@ -118,7 +121,7 @@ def test_any_text_is_what_a_paper_shows(texts: list[str]) -> None:
 def test_a_comparison_as_papers_print_it(tmp_path: Path) -> None:
     found = comparison(tmp_path)
     assert read(found.to_latex()) == [
-        ["candidate", "validation", "test macro F1 (95%)", "deviation over seeds", "training (s)", "size (MB)",
+        ["candidate", "validation", "test macro F1 (95%)", "spread over seeds", "training (s)", "size (MB)",
          "texts/s", "no score because"],
         ["majority", "", "0.500", "", "1,234.6", "0.7", "4,321", ""],
         ["=" + BAD, "0.800", "0.812 [0.790, 0.830]", "0.012", "1,234.6", "0.7", "4,321", ""],
@@ -170,6 +173,32 @@ def test_frames_and_csv_have_every_value(tmp_path: Path) -> None:
     assert again["name"].tolist() == ["majority", f"'={BAD}", "full"]
     np.testing.assert_array_equal(again["score"], frame["score"])
     assert pd.read_csv(found.to_csv(tmp_path / "b.csv", "rows_to_reach"))["rows"].tolist() == [1250.4]
+
+
+def test_results_are_tables_at_the_prompt_and_in_notebooks(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, DATA, {}, None, {"drift": Section("drift", (), {})}, {}, {})
+    for found in (comparison(tmp_path), ranking(tmp_path), GainCurve(GAINS), result_of(tmp_path), audit):
+        cells = found.shown.cells()
+        lines = repr(found).splitlines()
+        assert len(lines) == 1 + len(found.shown.rows)
+        shown = [[*row.itertext()] for row in ElementTree.fromstring(found._repr_html_()).iter("tr")]
+        assert shown[0] == [name.removeprefix(">") for name in cells]
+        for row, html, line in zip(zip(*cells.values(), strict=True), shown[1:], lines[1:], strict=True):
+            assert html == [*filter(None, row)] and " ".join(html).split() == line.split()
+    assert comparison(tmp_path)._repr_html_().count("font-weight") == len(comparison(tmp_path).shown.cells())
+    wide = Table([{"text": "<b>好</b>\n"}, {"text": "all"}], {"name": ["{text}"], ">n": ["{text}"]}, "accuracy")
+    assert repr(wide).splitlines()[1:] == ["<b>好</b>  <b>好</b>", f"all{' ' * 14}all"]
+    assert "&lt;b&gt;好&lt;/b&gt;</td>" in wide._repr_html_()
+
+
+def test_a_run_is_its_scores_beside_the_baselines(tmp_path: Path) -> None:
+    scores = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}
+    run = result_of(tmp_path, baselines={"majority": Baseline(scores, 0.1, 90, False)})
+    heading, one, other = repr(run).splitlines()
+    assert heading.split("  ")[0] == "route" and "test accuracy (95%)" in heading
+    assert one.startswith("full ") and f"{run.metrics['accuracy']:.3f} [" in one
+    assert re.sub(" +", " ", other) == "baseline: majority 0.500 [0.400, 0.600] 0.1"
+    assert "validation accuracy" in repr(result_of(tmp_path, split="validation"))
 
 
 @pytest.mark.parametrize("table", [None, "candidates", "curve"])

@@ -34,6 +34,14 @@ from nlptransfer.transfer.select_features import SelectFeatures
 from nlptransfer.transfer.sequential import Sequential
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
+FEW_EPOCHS = {"num_train_epochs": 3}
+"""Where what is asked shows however little was learned."""
+
+
+@pytest.fixture(autouse=True)
+def few_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far the sides are apart is measured by every run, and looked at by few tests."""
+    monkeypatch.setattr("nlptransfer.transfer.domain_shift.FOLDS", 2)
 
 
 @pytest.fixture
@@ -97,7 +105,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, tune, sides):
 @pytest.mark.parametrize("route", ["words mlp", "probe mlp", "full", "lora"])
 @pytest.mark.parametrize("name", ["sequential", "joint", "relational"])
 def test_other_labels_get_a_head_of_their_own(route, name, tune):
-    run = tune(route, name, names=OTHER_NAMES)
+    run = tune(route, name, names=OTHER_NAMES, **FEW_EPOCHS)
     assert set(json.loads((run.folder / "model" / "config.json").read_text())["id2label"].values()) == {"bad", "good"}
     assert {one.label for one in run.classifier.predict(["word1 word2 gooda badb"])} <= {"bad", "good"}
     # The source is still judged by its own labels.
@@ -107,7 +115,7 @@ def test_other_labels_get_a_head_of_their_own(route, name, tune):
 
 @pytest.mark.parametrize("name", ["sequential", "joint", "relational"])
 def test_heads_of_their_own_above_layers_that_are_computed_once(name, tune):
-    run = tune("full", name, names=OTHER_NAMES, freeze_layers=1)
+    run = tune("full", name, names=OTHER_NAMES, freeze_layers=1, **FEW_EPOCHS)
     assert run.transfer.scores["source"]["after"]["per_class"].keys() == {"no", "yes"}
     moved = run.transfer.distance_from_source or {}
     assert all(value == 0 for part, value in moved.items() if part.endswith(("embeddings", "layer.0")))
@@ -124,7 +132,7 @@ def test_the_source_may_have_more_labels(route, transfer, tune, sides):
     more = {**source, "train": (texts, [f"{label} {number % 3}" for number, label in enumerate(labels)])}
     for name in ("validation", "test"):
         more[name] = (source[name][0], [f"{label} 0" for label in source[name][1]])
-    run = tune(route, transfer, source=more)
+    run = tune(route, transfer, source=more, **FEW_EPOCHS)
     assert len(run.transfer.source.labels.names) == 6
     assert len(run.transfer.scores["source"]["after"]["per_class"]) == 6
     moved = run.transfer.distance_from_source or {}
@@ -276,7 +284,7 @@ def test_stages_have_settings_of_their_own(tune):
 
 
 def test_what_the_source_stage_froze_learns_on_the_target(tune):
-    run = tune("full", "sequential", source_settings={"freeze_layers": 2})
+    run = tune("full", "sequential", source_settings={"freeze_layers": 2}, **FEW_EPOCHS)
     assert all(value > 0 for value in run.transfer.distance_from_source.values())
 
 
@@ -446,7 +454,7 @@ def test_fewer_source_rows(tune):
 def test_kinds_of_labels_may_differ_where_all_learns(tune, sides):
     source, *_ = sides("full")
     several = {name: (texts, [[label] for label in labels]) for name, (texts, labels) in source.items()}
-    run = tune("full", "sequential", source=several)
+    run = tune("full", "sequential", source=several, **FEW_EPOCHS)
     assert run.data.labels.multi_label is False
     assert run.transfer.source.labels.multi_label is True
     with pytest.raises(SettingError, match="in all of the sources, or lists"):
