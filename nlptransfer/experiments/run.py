@@ -115,10 +115,11 @@ def _train_and_score(
         fit = replace(fit, seconds=fit.seconds + built.seconds)
     metric = default_metric(data.labels)
     names = {TARGET: data.name, SOURCE: config.source.name if config.source is not None else ""}
-    words = {"before": f"before learning from {data.name}", "after": "in the end"}
+    words = {"before": "before learning from the target", "after": "in the end"}
     for role, scores in learned.scores.items():
         parts = [f"{scores[when][metric]:.4f} {words[when]}" for when in words if metric in scores.get(when, {})]
-        log.info("%s: %s on its %s rows is %s", names[role], metric_name(metric), scores["split"], ", ".join(parts))
+        rows = f"{scores['split']} rows of the {role}, {names[role]}"
+        log.info("%s on the %s: %s", metric_name(metric), rows, ", ".join(parts))
 
     classifier, temperature = _calibrated(config, route, built)
 
