@@ -265,7 +265,7 @@ def test_a_killed_process_takes_the_run_down_and_it_goes_on_by_all_processes(run
     done = ended(start(*LAUNCH, ROOT / "recipes" / "topics.py", *call, "--output-dir", out))
     assert done.code == 0, done.err
     assert done.out.count("\nword2vec ") == done.out.count(f"written: {out}") == 1
-    assert done.err.count(f"into {out}") == done.err.count("epoch 12 of 12 trained in") == 1
+    assert done.err.count(f"into {out}") == done.err.count("Trained to epoch 12 of 12 in") == 1
     one, two = (RunResult.load(runs[0] / count / "cnn") for count in "12")
     resumed = RunResult.load(out)
     assert resumed.processes == 2
