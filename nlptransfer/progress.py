@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Part = TypeVar("Part", bound=Sized)
 log = logging.getLogger("nlptransfer")
 
 DELAY = 0.5
@@ -47,6 +48,8 @@ class Bar:
     """a line of its own"""
     texts: int = 0
     """so many were read, for their number a second"""
+    at_once: bool = False
+    """whether it is drawn from the beginning, as nothing will be counted for long"""
     began: float = field(default_factory=time.monotonic)
     before: float = field(init=False)
     """what was done when it began"""
@@ -66,11 +69,16 @@ class Bar:
         _screen.draw()
 
     @property
+    def is_due(self) -> bool:
+        """Whether it has worked for long enough to be shown."""
+        return self.at_once or time.monotonic() - self.began >= DELAY
+
+    @property
     def figures(self) -> tuple[str, str, str]:
         """How much is done, texts a second, and the time that is left, in words."""
         seconds, made = max(time.monotonic() - self.began, 1e-9), self.done - self.before
         if self.total is None:
-            count = f"{self.done:,.0f} {self.unit}"
+            count = f"{self.done:,.0f} {self.unit}" if self.unit else ""
         else:
             share = self.done / max(self.total, 1e-9)
             count = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}" if self.unit else f"{share:.0%}"
@@ -90,6 +98,19 @@ def progress_bar(
 ) -> AbstractContextManager[Bar]:
     """Show a bar while a block works, below those of the blocks around it."""
     return shown(Bar(description, total, unit, done))
+
+
+def waiting(description: str) -> AbstractContextManager[Bar]:
+    """Show that a block works on something that cannot be counted."""
+    return shown(Bar(description, None, "", at_once=True))
+
+
+def counted(parts: Iterable[Part], description: str, total: float | None = None, unit: str = "texts") -> Iterator[Part]:
+    """Yield parts, and show a bar of what they hold while they come; ``unit`` is what each has a length in."""
+    with progress_bar(description, total, unit) as bar:
+        for part in parts:
+            yield part
+            bar.advance(len(part), texts=len(part))
 
 
 @contextmanager
@@ -138,44 +159,44 @@ class _Screen:
         self.thread = threading.get_ident()
         self.bars.append(bar)
         try:
-            self.draw()
+            self.draw(at_once=bar.at_once)
             yield
         finally:
-            self.bars.remove(bar)
+            self.bars = [one for one in self.bars if one is not bar]
             if not self.bars and self.drawing is not None:
                 self.drawing.stop()
                 self.drawing = None
+            elif bar.is_due:
+                # Its line goes away, whenever the next one moves.
+                self.draw(at_once=True)
 
-    def draw(self) -> None:
+    def draw(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if not self.bars or self.thread != threading.get_ident() or now - self.bars[0].began < DELAY:
+        bars = [bar for bar in self.bars if bar.is_due]
+        if not bars or self.thread != threading.get_ident():
             return
         if self.drawing is None:
             # An import of a tenth of a second, which short work goes without.
             self.drawing = _Notebook() if _in_notebook() else _Terminal()
-        if now - self.drawn >= self.drawing.between:
+        if at_once or now - self.drawn >= self.drawing.between:
             self.drawn = now
-            self.drawing.draw(self.bars)
+            self.drawing.draw(bars)
 
 
 _screen = _Screen()
 
 
 def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
     from rich.console import Console
 
-    return "IPython" in sys.modules and Console().is_jupyter
+    return Console().is_jupyter
 
 
 class _Terminal:
     def __init__(self) -> None:
-        self.between = BETWEEN
-        from rich.console import Console
-        from rich.live import Live
-
-        console = Console(stderr=True)
-        is_seen = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
-        self.live = Live(console=console, auto_refresh=False, transient=True) if is_seen else None
+        self.between, self.live = BETWEEN, _live() if sys.stderr.isatty() else None
         self.handlers: list[logging.StreamHandler[Any]] = []
         if self.live is not None:
             stream = sys.stderr
@@ -195,6 +216,16 @@ class _Terminal:
             self.live.stop()
             for handler in self.handlers:
                 handler.setStream(sys.stderr)
+
+
+def _live() -> Any:
+    """Return what draws lines in place, or None in a terminal that cannot."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    is_seen = console.is_terminal and not console.is_dumb_terminal
+    return Live(console=console, auto_refresh=False, transient=True) if is_seen else None
 
 
 class _Notebook:

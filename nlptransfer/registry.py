@@ -38,10 +38,14 @@ class Registry(Mapping[str, type[T]]):
         self._classes[name] = cls
         return cls
 
-    def find(self, name: str) -> type[T]:
-        """Return the class of that name; a SettingError where there is none, or it cannot be imported."""
+    def check(self, name: str) -> None:
+        """Raise a SettingError where there is no class of that name; nothing is imported."""
         if name not in self:
             raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self)}")
+
+    def find(self, name: str) -> type[T]:
+        """Return the class of that name; a SettingError where there is none, or it cannot be imported."""
+        self.check(name)
         return self[name]
 
     def where(self, fits: Callable[[T], bool]) -> str:
@@ -56,7 +60,7 @@ class Registry(Mapping[str, type[T]]):
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names()
+        return name in self._places or name in self._names()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
 from helpers.bars import drawn_bars
 from nlptransfer import progress
-from nlptransfer.progress import Bar, no_progress, progress_bar, with_progress
+from nlptransfer.progress import Bar, counted, no_progress, progress_bar, waiting, with_progress
 
 pty = pytest.importorskip("pty", reason="terminals of POSIX")
 WORK = """
@@ -116,7 +117,7 @@ def test_inner_work_has_a_line_below_the_outer_until_it_is_done() -> None:
             pass
         bar.advance()
 
-    assert descriptions(drawn) == [["outer"], ["outer", "inner"], ["outer"], []]
+    assert descriptions(drawn) == [["outer"], ["outer", "inner"], ["outer"], ["outer"], []]
 
 
 def test_short_work_is_not_shown() -> None:
@@ -124,6 +125,31 @@ def test_short_work_is_not_shown() -> None:
         bar.advance()
 
     assert drawn == []
+
+
+def test_short_work_within_long_work_is_not_shown() -> None:
+    with drawn_bars(delay=0.05) as drawn, progress_bar("long", 2) as bar:
+        time.sleep(0.06)
+        with progress_bar("quick", 1) as quick:
+            quick.advance()
+        bar.advance()
+
+    assert descriptions(drawn) == [["long"], ["long"], ["long"], []]
+
+
+def test_what_cannot_be_counted_is_shown_from_its_beginning() -> None:
+    with drawn_bars(delay=60.0) as drawn, waiting("saving"):
+        pass
+
+    assert drawn == [[("saving", ("", "", ""), "")], []]
+
+
+def test_what_comes_in_parts_is_counted_as_it_comes() -> None:
+    with drawn_bars() as drawn:
+        assert [*counted([["a", "b"], ["c"]], "reading", unit="rows")] == [["a", "b"], ["c"]]
+
+    assert [bars[0][1][0] for bars in drawn if bars] == ["0 rows", "2 rows", "3 rows"]
+    assert drawn[-1] == []
 
 
 def test_no_progress_where_it_is_switched_off(caplog: pytest.LogCaptureFixture) -> None:

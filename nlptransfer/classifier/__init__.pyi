@@ -9,6 +9,7 @@ from .output import check_output as check_output
 from .output import from_cell as from_cell
 from .output import open_output as open_output
 from .parts import PartState as PartState
+from .persistence import is_saved as is_saved
 from .persistence import note_results as note_results
 from .persistence import saved_task as saved_task
 from .prediction import PredictedRows as PredictedRows

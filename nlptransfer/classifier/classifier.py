@@ -39,7 +39,7 @@ from nlptransfer.evaluation import confidence, predicted, score_predictions, to_
 from nlptransfer.files import atomic_folder, scratch_folder, temporary_root
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import SharedBase, announce, find_device, predict_logits, set_threads, without_capture
-from nlptransfer.progress import no_progress, progress_bar
+from nlptransfer.progress import no_progress, progress_bar, waiting
 from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fill
 from nlptransfer.storage import storage_errors
@@ -219,7 +219,8 @@ class Classifier:
             log.info("%s: %d rows have no text, and get no label", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
-        return self._of_logits(texts, self.logits(texts, batch_size=batch_size), min_confidence)
+        logits = self.logits(texts, batch_size=batch_size, shown="the next texts")
+        return self._of_logits(texts, logits, min_confidence)
 
     def _of_logits(self, texts: Sequence[str], logits: np.ndarray, min_confidence: float) -> PredictedRows:
         probabilities, multi_label = to_probabilities(logits, self.labels), self.labels.multi_label
@@ -321,8 +322,9 @@ class Classifier:
         record = SavedRecord(
             self.route, self.labels, self.thresholds, self.normalization, length, self.text_columns, self.record
         )
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder) as new, waiting("saving the classifier") as bar:
             self.route.save(self.model, self.tokenizer, new)
+            bar.say("verifying what was saved")
             compared = verified(self.route, new, self.record.get("base", {}), texts, logits, len(made), tolerance)
             replace(record, verified=compared).write(new)
         return folder

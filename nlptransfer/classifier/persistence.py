@@ -192,13 +192,22 @@ def writable_folder(folder: str | Path) -> Path:
 
 def saved_folder(folder: Path) -> Path:
     """Return the folder of a saved classifier, given it or its run's; raise a RunFolderError where there is none."""
-    for place in (folder, folder / "model"):
+    for place in _places(folder):
         if (place / RECORD).exists():
             return place
     raise RunFolderError(
         f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder, its model folder or a hub "
         "id (owner/name)"
     )
+
+
+def is_saved(source: str | Path) -> bool:
+    """Tell whether a source is the folder of a saved classifier, or of a run that has one."""
+    return any((place / RECORD).exists() for place in _places(named_path(source)))
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    return folder, folder / "model"
 
 
 def is_hub_source(source: str | Path) -> bool:

@@ -17,7 +17,7 @@ from nlptransfer.cli.explaining import explain_verb
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.first_look import rows_first, split_first
 from nlptransfer.cli.gap import gap_verb
-from nlptransfer.cli.log import repeat_warnings, say, start_log, visible
+from nlptransfer.cli.log import repeat_warnings, say, start_log, visible, wrapped
 from nlptransfer.cli.predicting import predict_verb
 from nlptransfer.cli.settings import settings_verb
 from nlptransfer.cli.sharing import shipping_app
@@ -118,7 +118,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         }  # fmt: skip
         options = arguments | {"max_train_rows": max_train_rows, **reading, "progress": not quiet}
         config = opt.config_of(options, settings, ("data", *arguments))
-        with rows_first(data, config, arguments):
+        with rows_first(data, config):
             from nlptransfer import distributed
             from nlptransfer.experiments import compare
 
@@ -170,7 +170,7 @@ def rank_verb(
         "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock,
     }  # fmt: skip
     config = opt.config_of(arguments | reading, settings, ("data", "report", *arguments))
-    with rows_first(data, config, arguments):
+    with rows_first(data, config):
         from nlptransfer import distributed
         from nlptransfer.experiments import rank
 
@@ -236,7 +236,7 @@ def audit_verb(
         "clean_to": clean_to, "drop": opt.listed("drop", drop),
     }  # fmt: skip
     config = opt.config_of(arguments | reading, settings, ("data", "report", *arguments))
-    with rows_first(data, config, arguments, whole=True):
+    with rows_first(data, config, whole=True):
         from nlptransfer import distributed
         from nlptransfer.experiments import audit
         from nlptransfer.results import KINDS, checked
@@ -377,7 +377,7 @@ def distill_vectors_verb(
 @opt.reads(opt.TEXTS_READING)
 def show_vectors_verb(
     vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],
-    word: Annotated[list[str] | None, Option(help="show its nearest neighbors")] = None,
+    word: Annotated[list[str] | None, Option(metavar="WORD", help="show its nearest neighbors")] = None,
     texts: Annotated[str | None, Option(help="file of texts: show how much of it has vectors")] = None,
     allow_pickle: opt.AllowPickle = False,
     reading: Any = None,
@@ -416,7 +416,7 @@ def guarded(verb: Callable[[], Any]) -> None:
         speaker = _take_turn(on_purpose)
         if not on_purpose:
             raise
-        say(visible(f"error{speaker}: {error}", breaks=False), err=True)
+        say(wrapped(visible(f"error{speaker}: {error}", breaks=False)), err=True)
         sys.exit(2)
 
 

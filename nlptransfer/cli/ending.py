@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import Any, TextIO, TypeVar, cast
 
+from nlptransfer.cli.log import say, wrapped
 from nlptransfer.errors import NlpTransferError
 
 Done = TypeVar("Done")
@@ -84,7 +85,7 @@ def stoppable() -> Iterator[None]:
         by_signal = isinstance(stop, Terminated)
         if os.environ.get("RANK", "0") == "0":
             goes_on = "; ".join(getattr(stop, "__notes__", [])) or "the same command begins anew"
-            print(f"stopped by {'SIGTERM' if by_signal else 'Ctrl-C'}: {goes_on}", file=sys.stderr)
+            say(wrapped(f"stopped by {'SIGTERM' if by_signal else 'Ctrl-C'}: {goes_on}"), err=True)
         sys.exit(128 + (signal.SIGTERM if by_signal else signal.SIGINT))
 
 

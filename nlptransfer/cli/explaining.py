@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
+from nlptransfer.cli.first_look import model_first
 from nlptransfer.cli.log import say, start_log
 from nlptransfer.cli.terminal import show_explanation
 
@@ -21,9 +22,11 @@ def explain_verb(
     revision: opt.SavedRevision = None,
 ) -> None:
     """Say what the words of texts do to their label: the strongest first, in log-odds."""
+    start_log()
+    model_first(model_dir)
+
     from nlptransfer.classifier import Classifier
 
-    start_log()
     for explanation in Classifier.load(model_dir, base, device=device, revision=revision).explain(texts, label=label):
         if as_json:
             say(json.dumps(asdict(explanation), ensure_ascii=False))

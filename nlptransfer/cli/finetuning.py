@@ -161,7 +161,7 @@ def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> Non
     start_log(quiet)
     runs = []
     for call in calls:
-        with rows_first(call["data"], call, ARGUMENTS):
+        with rows_first(call["data"], call):
             from nlptransfer import distributed
             from nlptransfer.experiments import finetune
 
@@ -178,8 +178,6 @@ def _curves_and_show(
     output_dir: Path | None,
     quiet: bool,
 ) -> None:
-    from nlptransfer.results import GAINS
-
     start_log(quiet)
     for curve in curves:
         config = {"source": None, **curve}
@@ -189,9 +187,10 @@ def _curves_and_show(
         route = config.get("route") or default_route(config.get("base"))
         name = f"{Path(str(config['data'])).name.split('.')[0]}-{route}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
-        with rows_first(config["data"], config, ARGUMENTS):
+        with rows_first(config["data"], config):
             from nlptransfer import distributed
             from nlptransfer.experiments import gain_curve
+            from nlptransfer.results import GAINS
 
             # What the many runs have to say would bury the gains.
             logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)

@@ -2,41 +2,81 @@
 
 import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nlptransfer.routes import ROUTES
+from nlptransfer.transfer import may_lack_labels
+
+if TYPE_CHECKING:
+    from nlptransfer.data import DataSettings
 
 log = logging.getLogger("nlptransfer")
 
 
 @contextmanager
-def rows_first(
-    data: str, config: Mapping[str, Any], arguments: Collection[str], *, whole: bool = False
-) -> Iterator[None]:
-    """Read labeled rows and check them; within the block they are not read again, with ``whole`` all columns.
+def rows_first(data: str | Sequence[str], config: Mapping[str, Any], *, whole: bool = False) -> Iterator[None]:
+    """Read labeled rows and check them, those of sources too; within the block they are not read again.
 
-    ``config`` has ``arguments`` of a public function, and settings. Others than of data and training, and a strategy,
-    which may need no labels, are checked by what imports torch: they come first.
+    ``config`` has arguments of a public function, and settings; those of a route or a strategy are checked by what
+    imports torch. Where the target may need no labels its columns alone are looked at. With ``whole`` all columns stay.
     """
-    from nlptransfer.data import DataSettings, load_data
+    from nlptransfer.classifier import is_saved
+    from nlptransfer.data import DataSettings, SourceSettings, load_data, stream_texts
     from nlptransfer.memo import shared_work
-    from nlptransfer.settings import fields_of, fill
     from nlptransfer.training import TrainingSettings
 
-    log.info("Reading %s ...", data)
-    route = config.get("route")
-    if isinstance(route, str) and route not in ROUTES:
-        ROUTES.find(route)
-    kinds = {"data": DataSettings, "training": TrainingSettings}
-    known = {name for kind in kinds.values() for name in fields_of(kind)}
-    with shared_work({"data", "tables"} if whole else {"data"}):
-        if config.keys() <= known.union(arguments) and config.get("transfer") is None:
-            filled = fill(kinds, {name: value for name, value in config.items() if name in known})
-            filled["training"].check()
-            load_data(data, filled["data"], is_target=config.get("source") is None)
+    log.info("Reading %s ...", " and ".join(_several(data)))
+    if isinstance(route := config.get("route"), str):
+        ROUTES.check(route)
+    may_lack = may_lack_labels(config.get("transfer") or "direct")
+    sources = [one for one in _several(config.get("source") or config.get("sources")) if not is_saved(one)]
+    filled = settings_of({"data": DataSettings, "source": SourceSettings, "training": TrainingSettings}, config)
+    filled["training"].check()
+    reading = filled["data"]
+    with shared_work({"data", "tables"} if whole or (may_lack and sources) else {"data"}):
+        for one in _several(data):
+            if may_lack and sources:
+                _check_texts(one, reading)
+            else:
+                load_data(one, reading, is_target=not config.get("source"))
+        for one in sources:
+            log.info("Reading %s ...", one)
+            load_data(one, filled["source"].beside(reading), is_target=False)
+        for one in _several(config.get("unlabeled")):
+            next(stream_texts(one, reading), None)
         yield
+
+
+def _several(value: str | Sequence[str] | None) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value or ()
+
+
+def _check_texts(data: str, reading: "DataSettings") -> None:
+    """Find the columns of rows that may have no labels."""
+    from nlptransfer.data import find_columns, open_source
+
+    opened = open_source(data, reading)
+    # Test rows have labels, and are read later.
+    part = next((name for name in opened.parts if name != "test"), "test")
+    find_columns(opened.table(part), reading.text_column, needs_label=False)
+
+
+def settings_of(kinds: Mapping[str, type], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Make settings of these kinds out of those that a command line has, whatever else it has."""
+    from nlptransfer.settings import fields_of, fill
+
+    known = {name for kind in kinds.values() for name in fields_of(kind)}
+    return fill(kinds, {name: value for name, value in config.items() if name in known})
+
+
+def model_first(model: str | Path) -> None:
+    """Raise a RunFolderError where no classifier is saved, unless it is to be fetched from the hub."""
+    from nlptransfer.classifier import saved_task
+
+    saved_task(model)
 
 
 def texts_first(model: str, texts: str, reading: Mapping[str, Any]) -> None:

@@ -59,15 +59,20 @@ class _Lines(logging.StreamHandler[TextIO]):
         return wrapped(super().format(record))
 
 
-def wrapped(text: str) -> str:
-    """Break text at words to the width of the terminal, where standard error is one."""
-    if not sys.stderr.isatty():
+def wrapped(text: str, err: bool = True) -> str:
+    """Break text at words to the width of the terminal, where the stream that it is for is one."""
+    if not (sys.stderr if err else sys.stdout).isatty():
         return text
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True)
+    console = Console(stderr=err)
     return "\n".join(line.plain.rstrip() for line in Text(text).wrap(console, console.width))
+
+
+def tell(sentence: str) -> None:
+    """Print a sentence for people, wrapped at words in a terminal."""
+    say(wrapped(sentence, err=False))
 
 
 _lines = _Lines()

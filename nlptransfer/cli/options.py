@@ -134,8 +134,10 @@ class Verb(TyperCommand):
 
     def get_help_option(self, ctx: Any) -> Any:
         found = super().get_help_option(ctx)
-        if found is not None and OUTPUT in {getattr(one, "rich_help_panel", None) for one in self.params}:
-            found.rich_help_panel, found.metavar = OUTPUT, ""
+        if found is not None:
+            found.metavar = ""
+            if OUTPUT in {getattr(one, "rich_help_panel", None) for one in self.params}:
+                found.rich_help_panel = OUTPUT
         return found
 
     def get_params(self, ctx: Any) -> Any:

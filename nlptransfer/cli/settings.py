@@ -1,6 +1,8 @@
 """The verb settings: every setting in words. It does not know what a setting does."""
 
-from typing import Annotated
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
 
 from typer import Argument
 
@@ -8,14 +10,15 @@ from nlptransfer.cli.terminal import show_settings
 from nlptransfer.errors import SettingError, nearest
 
 
-def settings_classes() -> dict[str, type]:
-    """Return the classes of settings of finetune by name: data, training, each route and each transfer."""
+def settings_classes() -> Mapping[str, type]:
+    """Return the classes of settings of finetune by name: data, training, routes, transfers. Imports none."""
     from nlptransfer.data import DataSettings
     from nlptransfer.routes import ROUTES
     from nlptransfer.training import TrainingSettings
     from nlptransfer.transfer import TRANSFERS
 
-    return {"data": DataSettings, "training": TrainingSettings, **ROUTES, **TRANSFERS}
+    # Its names come from the last to the first.
+    return ChainMap(cast(Any, TRANSFERS), cast(Any, ROUTES), {"data": DataSettings, "training": TrainingSettings})
 
 
 def settings_verb(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
+from nlptransfer.cli.first_look import model_first
 from nlptransfer.cli.log import say, start_log
 
 shipping_app = opt.Verbs()
@@ -31,15 +32,17 @@ def push_verb(
     merged: Annotated[bool, Option("--merged", help="push an adapter as one whole model")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="show files, sizes and the card; send nothing")] = False,
     license: Annotated[str | None, Option(help="the hub's id of a license, for the card")] = None,
-    language: Annotated[list[str] | None, Option(help="code of a language, for the card")] = None,
-    dataset: Annotated[list[str] | None, Option(help="hub id of the data, for the card")] = None,
-    example: Annotated[list[str] | None, Option(help="a text that the card may show")] = None,
+    language: Annotated[list[str] | None, Option(metavar="CODE", help="code of a language, for the card")] = None,
+    dataset: Annotated[list[str] | None, Option(metavar="ID", help="hub id of the data, for the card")] = None,
+    example: Annotated[list[str] | None, Option(metavar="TEXT", help="a text that the card may show")] = None,
     base: opt.SavedBase = None,
 ) -> None:
     """Push a saved classifier with its model card to a model hub, in one commit, private unless told otherwise."""
+    start_log()
+    model_first(run)
+
     from nlptransfer.classifier import Classifier, push_saved
 
-    start_log()
     push = partial(Classifier.load(run, base).push_to_hub, merged=True) if merged else partial(push_saved, run)
     options: dict[str, Any] = {
         "private": private, "revision": revision, "create_pr": create_pr, "dry_run": dry_run, "license": license,
@@ -66,12 +69,14 @@ def export_verb(
     base: opt.SavedBase = None,
 ) -> None:
     """Write a saved classifier in another form, once it gives what the original gives."""
+    start_log()
+    model_first(run)
+
     from nlptransfer.classifier import Classifier
     from nlptransfer.hub import check_links
     from nlptransfer.locks import locked
     from nlptransfer.settings import check
 
-    start_log()
     check(to == "onnx" or not int8, "--int8", int8, "--to onnx beside it")
     check_links(run)
     folder = output_dir or run / (f"{to}-int8" if int8 else to)
@@ -97,11 +102,14 @@ def average_verb(
     reading: Any = None,
 ) -> None:
     """Make one adapter of several of the same base and labels: their weighted average."""
+    start_log()
+    for run in runs:
+        model_first(run)
+
     from nlptransfer.classifier import Classifier, average
     from nlptransfer.evaluation import default_metric
     from nlptransfer.locks import locked
 
-    start_log()
     parts = [Classifier.load(run, base) for run in runs]
     averaged = average(parts, opt.listed("weights", weights, float), base)
     if data is not None:

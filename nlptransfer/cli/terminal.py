@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.cli.log import say, visible
+from nlptransfer.cli.log import say, tell, visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nlptransfer.classifier import Explanation, PartState
     from nlptransfer.data import Labels
     from nlptransfer.experiments import Closed
@@ -23,16 +25,28 @@ VERDICTS = {
     "hurts": "the source hurts",
     "no evidence": "no evidence that the source helps",
 }
+LEAST_OF_FIRST, GAP = 26, 2
+"""Characters that the first column of a table has at least while optional ones are shown, and between two columns."""
 MOST_WORDS, MOST_LABELS = 10, 20
 """Words of an explanation, and labels of a classifier's scores, that are shown."""
 
 
-def show_tables(result: "Tables") -> None:
-    """Print each table of a result that has rows."""
+def show_tables(result: "Tables", optional: Sequence[str] = ()) -> None:
+    """Print each table of a result that has rows; where there is little room, without the first ``optional`` columns.
+
+    The sentence below names those that are left out.
+    """
     for table in result.tables.values():
-        if table.rows:
-            cells = table.cells()
-            _print_table(cells, zip(*cells.values(), strict=True))
+        if not table.rows:
+            continue
+        cells, left_out = table.cells(), []
+        for name in optional:
+            if name in cells and LEAST_OF_FIRST + sum(_narrow(cells)[1:]) > _console().width:
+                left_out.append(name.removeprefix(">"))
+                del cells[name]
+        _print_table(cells, zip(*cells.values(), strict=True), folds_first=True)
+        if left_out:
+            tell(f"There is no room here for {', '.join(left_out)}, which the report has.")
 
 
 def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
@@ -52,7 +66,7 @@ def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
                     f"{row.adapted} of {len(row.pairs)}" if compared else "",
                 )
             )
-    _print_table(columns, rows)
+    _print_table(columns, rows, folds_first=True)
 
 
 def show_bases() -> None:
@@ -83,7 +97,7 @@ def show_settings(name: str, kind: type) -> None:
 def show_explanation(explanation: "Explanation") -> None:
     """Print a text's label, and its strongest words."""
     rather = f", rather than {explanation.against}" if explanation.against is not None else ""
-    say(f"{_short(explanation.text)}: {explanation.label} {explanation.probability:.3f}{rather}")
+    tell(f"{_short(explanation.text)}: {explanation.label} {explanation.probability:.3f}{rather}")
     words = explanation.strongest(MOST_WORDS)
     if words:
         _print_table((">effect", "word"), [(f"{word.effect:+.2f}", word.text) for word in words])
@@ -124,8 +138,8 @@ def show_comparison(result: "ComparisonResult") -> None:
     _print_table(columns, rows, bold=result.recommended, folds_first=True)
     for row in result.table:
         if row["score"] is None:
-            say(f"{row['name']} {row['status']}: {row['reason']}")
-    say(result.recommendation or "")
+            tell(f"{row['name']} {row['status']}: {row['reason']}")
+    tell(result.recommendation or "")
     _say_next(result.folder, None if result.recommended is None else result.first_run(result.recommended))
 
 
@@ -135,7 +149,7 @@ def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: st
 
     per_class, metric = scores["per_class"], default_metric(labels)
     judged = judged_labels(scores)
-    say(f"{data}: scores on {rows:,} rows" + (f", which have {judged}" if judged else ""))
+    tell(f"{data}: scores on {rows:,} rows" + (f", which have {judged}" if judged else ""))
     names = [metric, *(name for name, value in scores.items() if isinstance(value, float) and name != metric)]
     hidden = {"subset_accuracy", *(f"{rate}_weighted" for rate in ("f1", "precision", "recall"))}
     if not labels.multi_label:
@@ -151,15 +165,15 @@ def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: st
     ]
     _print_table(("label", ">F1", ">precision", ">recall", ">rows"), rates, folds_first=True)
     if (more := len(found) - MOST_LABELS) > 0:
-        say(f"and {more:,} labels with a higher F1: --json prints all")
+        tell(f"and {more:,} labels with a higher F1: --json prints all")
 
 
 def show_ranking(ranking: "Ranking") -> None:
     """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
     from nlptransfer.results import REPORT
 
-    show_tables(ranking)
-    say(ranking.sentence)
+    show_tables(ranking, optional=(">LogME", ">H-score", ">loss", ">layers", ">size (MB)"))
+    tell(ranking.sentence)
     say(f"written: {ranking.folder / REPORT}")
 
 
@@ -217,16 +231,16 @@ def _show_runs_on_one(runs: Sequence["RunResult"]) -> None:
     for name, one in baselines.items():
         cells = [_score(one.scores, metric), f"{one.scores[other]:.3f}", f"{one.seconds:,.1f}"]
         rows.append([f"baseline: {name}", *cells])
-    say(f"{runs[0].data.name}: scores on {runs[0].data.rows.get(split, 0):,} {split} rows")
+    tell(f"{runs[0].data.name}: scores on {runs[0].data.rows.get(split, 0):,} {split} rows")
     bold = names[runs.index(_best_on_validation(runs))] if len(runs) > 1 else None
     _print_table(("route", *columns), rows, bold=bold, folds_first=True)
     if sample := [one for one in baselines.values() if one.is_sample]:
         rows_read = f"{sample[0].rows:,} rows and were scored on {sample[0].scores['rows']:,}"
-        say(f"The baselines learned from {rows_read}, to take no more than a second or two.")
+        tell(f"The baselines learned from {rows_read}, to take no more than a second or two.")
     for name, run in zip(names, runs, strict=True):
         if (gain := run.verdict) is not None:
             measured = f"{metric_name(gain.metric)} {_gain(gain.gain, gain.interval)} (95%), by {gain.seeds} seeds"
-            say(f"{name}: {VERDICTS[gain.verdict]}: {measured}")
+            tell(f"{name}: {VERDICTS[gain.verdict]}: {measured}")
 
 
 def _names(runs: Sequence["RunResult"]) -> list[str]:
@@ -306,22 +320,42 @@ def _print_table(
     With ``folds_first`` the first column takes several lines where there is little room, and these columns one.
     """
     from rich.cells import cell_len
-    from rich.console import Console
     from rich.table import Table
 
-    # What stands in brackets is the user's, or an extra to install, and no style.
-    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
+    console = _console()
     cells = [[*map(visible, row)] for row in rows]
     # What a row is of is copied into the next command, and stays in one piece where that leaves room for the others.
     is_short = folds_first or max((cell_len(row[0]) for row in cells), default=0) <= console.width // 2
     table = Table(title=title, **_looks(lines or not is_short))
-    for place, name in enumerate(columns):
-        justify: Any = "right" if name.startswith(">") else "left"
-        no_wrap = justify == "right" if folds_first else is_short and place == 0
-        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=no_wrap, overflow="fold")
+    by_heading = {name: [row[place] for row in cells if place < len(row)] for place, name in enumerate(columns)}
+    whole = sum(max(map(cell_len, [name.removeprefix(">"), *some])) + GAP for name, some in by_heading.items())
+    for place, (name, narrow) in enumerate(zip(by_heading, _narrow(by_heading), strict=True)):
+        of_numbers, is_first = name.startswith(">"), place == 0 and not folds_first
+        table.add_column(
+            name.removeprefix(">"),
+            justify="right" if of_numbers else "left",
+            # The heading of numbers breaks where room is short, and no number.
+            width=narrow - GAP if of_numbers and whole > console.width else None,
+            no_wrap=is_short and is_first,
+            overflow="fold",
+        )
     for row in cells:
         table.add_row(*row, style="bold" if row[0] == bold else "")
     console.print(table)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # What stands in brackets is the user's, or an extra to install, and no style.
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False)
+
+
+def _narrow(columns: Mapping[str, Sequence[str]]) -> list[int]:
+    """Return the least widths of columns by their headings, which may be broken at words, with the gaps."""
+    from rich.cells import cell_len
+
+    return [GAP + max(map(cell_len, [*name.removeprefix(">").split(), *some])) for name, some in columns.items()]
 
 
 def _looks(lines: bool) -> dict[str, Any]:

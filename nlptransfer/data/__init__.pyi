@@ -9,6 +9,7 @@ from .copies import copies_of as copies_of
 from .copies import folded as folded
 from .dataset import Data as Data
 from .dataset import DataSettings as DataSettings
+from .dataset import SourceSettings as SourceSettings
 from .dataset import Split as Split
 from .dataset import check_mapping as check_mapping
 from .dataset import data_settings as data_settings
@@ -38,4 +39,5 @@ from .texts import hashable as hashable
 from .texts import joined_texts as joined_texts
 from .unlabeled import load_texts as load_texts
 from .unlabeled import load_unlabeled as load_unlabeled
+from .unlabeled import stream_texts as stream_texts
 from .unlabeled import with_unlabeled as with_unlabeled

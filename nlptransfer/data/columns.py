@@ -249,12 +249,14 @@ class _Content:
     name: str
     values: list[Any]
     """present ones"""
+    is_all: bool
+    """whether there are no other rows"""
 
     @classmethod
     def of(cls, table: Table, name: str) -> "_Content":
         column = table.column(name)[:SAMPLE]
         values = column if isinstance(column, list) else column.to_pylist()
-        return cls(name, [value for value in values if not is_missing(value) and value != ""])
+        return cls(name, [value for value in values if not is_missing(value) and value != ""], len(table) <= SAMPLE)
 
     @cached_property
     def distinct(self) -> int:
@@ -267,7 +269,7 @@ class _Content:
         example = str(self.values[0])
         if len(example) > LONGEST:
             example = example[: LONGEST - 3] + "..."
-        return f"as {example!r}, {self.distinct} distinct"
+        return f"as {example!r}, {self.distinct:,} distinct{'' if self.is_all else f' in {SAMPLE:,} rows'}"
 
     @property
     def is_wordy(self) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain, compress
 from pathlib import Path
@@ -36,7 +36,8 @@ from nlptransfer.data.table import Table
 from nlptransfer.data.texts import CHUNK, held, joined_texts, taken
 from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
-from nlptransfer.settings import Count, Seed, Share, check, fill
+from nlptransfer.progress import counted
+from nlptransfer.settings import Count, Seed, Settings, Share, check, fill
 
 logger = logging.getLogger("nlptransfer")
 
@@ -102,6 +103,35 @@ class DataSettings(FileSettings):
         if self.group_column is not None:
             return f"values of {self.group_column!r}"
         return DISTINCT_TEXTS if self.split_by == "text" else "texts that are no copies"
+
+
+@dataclass(frozen=True)
+class SourceSettings(Settings):
+    """How rows of another task are read; all that is not said here is as for the target's rows."""
+
+    max_source_rows: Count | None = None
+    """most labeled rows of each source, its validation rows counted"""
+    source_text_column: str | list[str] | None = None
+    """column of the source's texts; found by its name if None"""
+    source_label_column: str | list[str] | None = None
+    """column of the source's labels; found by its name if None"""
+    source_weight_column: str | None = None
+    """column of the weights of the source's training rows; all 1 if None"""
+    source_reading: dict[str, Any] | None = None
+    """how files of the source are read, where content alone does not say: {"separator": ";", "encoding": "cp1252"}"""
+
+    def beside(self, target: DataSettings) -> DataSettings:
+        """Return how rows of the source are read where the target's are read by ``target``."""
+        return replace(
+            target,
+            **asdict(fill({"source_reading": FileSettings}, self.source_reading or {})["source_reading"]),
+            text_column=self.source_text_column,
+            label_column=self.source_label_column,
+            weight_column=self.source_weight_column,
+            group_column=None,
+            max_train_rows=self.max_source_rows,
+            rows_seed=None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +392,7 @@ def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
             has_text[start : start + CHUNK] = [*map(bool, map(str.strip, some))]
             yield some
 
-    texts = held(parts())
+    texts = held(counted(parts(), f"texts of {table.where}", len(table)))
     labels = _read_labels(table, columns.label, settings)
     usable = has_text & labels.is_present()
     without_text, without_label = int((~has_text).sum()), int((has_text & ~usable).sum())

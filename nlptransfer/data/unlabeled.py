@@ -1,6 +1,7 @@
 """Read texts without labels: of a target, or beside labeled rows. Does not know how labeled rows are split."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,18 +18,24 @@ from nlptransfer.errors import DataError
 logger = logging.getLogger("nlptransfer")
 
 
-def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
-    """Read the distinct texts of what :func:`stream_tables` takes, normalized; a DataError where there are none.
+def stream_texts(texts: Any, settings: DataSettings | None = None) -> Iterator[list[str]]:
+    """Read the texts of what :func:`stream_tables` takes, normalized, table by table.
 
     The text columns of the settings are taken where the texts have them.
     """
     settings = settings or DataSettings()
     named = settings.text_column.split(",") if isinstance(settings.text_column, str) else settings.text_column
-    names, distinct = tuple[str, ...](), dict[str, None]()
+    names = tuple[str, ...]()
     for table in stream_tables(texts, settings):
         names = names or find_columns(table, known=named or (), needs_label=False).text
-        normalized = normalize(settings.normalization, texts_of(table, names))
-        distinct |= dict.fromkeys(text for text in normalized if text.strip())
+        yield normalize(settings.normalization, texts_of(table, names))
+
+
+def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
+    """Read the distinct texts of :func:`stream_texts`; a DataError where there are none."""
+    distinct = dict[str, None]()
+    for some in stream_texts(texts, settings):
+        distinct |= dict.fromkeys(text for text in some if text.strip())
     if not distinct:
         raise DataError(f"unlabeled={texts!s:.200}: expected texts, found none")
     return tuple(distinct)

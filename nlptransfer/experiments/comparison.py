@@ -122,9 +122,10 @@ def compare(
     folder = run_folder(output_dir, question, loaded.name, "compare")
     with at_work(folder, take_lock):
         loaded = checked_data(loaded, folder, overwrite=overwrite)
-        for line in [*data_lines(loaded), f"Comparing {', '.join(one.name for one in candidates)}, into {folder}"]:
-            log.info("%s", line)
         is_finished = claim(folder, question, overwrite, COMPARISON)
+        names = ", ".join(one.name for one in candidates)
+        for line in [] if is_finished else [*data_lines(loaded), f"Comparing {names}, into {folder}"]:
+            log.info("%s", line)
         if distributed.from_main(is_comparison(folder)):
             result = ComparisonResult.load_any(folder)
         else:

@@ -135,7 +135,7 @@ def finetune(
             )
         else:
             result = run(config, folder, overwrite, save_model, baseline=baseline, started=started)
-            if config.source is not None:
+            if can_judge:
                 log.info("Whether the source helped is not measured: --verdict (verdict=True) does, given test rows")
         if report:
             report_once(result.folder, config.data, result)

@@ -25,7 +25,7 @@ def opening_lines(config: RunConfig, folder: Path) -> list[str]:
         lines += (
             [f"{source.name}, a saved classifier, is learned from"] if source.data is None else data_lines(source.data)
         )
-        lines.append(f"What is learned from {source.name} reaches {config.data.name} by {config.transfer.name}")
+        lines.append(f"Transfer from {source.name} to {config.data.name} by {config.transfer.name}")
     base = "" if config.base is None else f" from {config.base}"
     return [*lines, f"Training by the route {config.route.name}{base}, into {folder}"]
 

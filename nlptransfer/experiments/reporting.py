@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nlptransfer import distributed
 from nlptransfer.data import Data
+from nlptransfer.progress import waiting
 from nlptransfer.results import REPORT, RunResult
 
 
@@ -21,7 +22,8 @@ def _write(folder: Path, data: Data | None, run: RunResult | None) -> None:
     # Plots take half a second to import, which nobody should wait for who asks for no report.
     from nlptransfer.report import report_with_texts, write_report
 
-    if data is None:
-        write_report(folder)
-    else:
-        report_with_texts(folder, data, run)
+    with waiting("writing the report"):
+        if data is None:
+            write_report(folder)
+        else:
+            report_with_texts(folder, data, run)

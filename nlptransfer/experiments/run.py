@@ -28,6 +28,7 @@ from nlptransfer.files import no_empty_folder, size_mb
 from nlptransfer.hub import UNKNOWN
 from nlptransfer.memo import shared_work
 from nlptransfer.models import NGRAMS, TOKENS, SomeRows, is_out_of_memory, predict_logits, reorder
+from nlptransfer.progress import waiting
 from nlptransfer.results import (
     Baseline,
     DataSummary,
@@ -44,7 +45,7 @@ from nlptransfer.results import (
     write_learned,
 )
 from nlptransfer.routes import Built, Route
-from nlptransfer.training import TARGET
+from nlptransfer.training import SOURCE, TARGET
 from nlptransfer.transfer import Direct, pretrained_base
 
 log = logging.getLogger("nlptransfer")
@@ -78,7 +79,8 @@ def run(
         is_finished = claim(folder, question, overwrite)
         result = RunResult.load(folder) if is_finished else _train_and_score(config, tasks, folder, question)
         if baseline and not is_finished and distributed.is_main():
-            result = replace(result, baselines=baselines_of(config))
+            with waiting("scoring the baselines"):
+                result = replace(result, baselines=baselines_of(config))
     if distributed.is_main():
         if not is_finished:
             if save_model:
@@ -112,11 +114,12 @@ def _train_and_score(
         # Its features are computed when it is built.
         fit = replace(fit, seconds=fit.seconds + built.seconds)
     metric = default_metric(data.labels)
+    names = {TARGET: data.name, SOURCE: config.source.name if config.source is not None else ""}
+    words = {"before": "before learning from the target", "after": "in the end"}
     for role, scores in learned.scores.items():
-        parts = [f"{scores[when][metric]:.4f} {when}" for when in ("before", "after") if metric in scores.get(when, {})]
-        log.info(
-            "%s on the %s rows of the %s: %s training", metric_name(metric), scores["split"], role, ", ".join(parts)
-        )
+        parts = [f"{scores[when][metric]:.4f} {words[when]}" for when in words if metric in scores.get(when, {})]
+        rows = f"{scores['split']} rows of the {role}, {names[role]}"
+        log.info("%s on the %s: %s", metric_name(metric), rows, ", ".join(parts))
 
     classifier, temperature = _calibrated(config, route, built)
 

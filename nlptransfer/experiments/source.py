@@ -1,19 +1,16 @@
 """Read the source of a transfer. This file knows no training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nlptransfer.classifier import Classifier
-from nlptransfer.data import Data, DataSettings, FileSettings, Labels, Split, load_data
+from nlptransfer.classifier import Classifier, is_saved
+from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError
-from nlptransfer.files import named_path
-from nlptransfer.hub import RECORD
-from nlptransfer.results import MODEL, RunResult, Source, same_labels
-from nlptransfer.settings import fill
+from nlptransfer.results import RunResult, Source, same_labels
 from nlptransfer.transfer import FromSource, cached_importance_weights
 
 
@@ -39,17 +36,7 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
     """
     if (saved := saved_classifier(source)) is not None:
         return _of_classifier(saved, settings.label_mapping or {})
-    reading = fill({"source_reading": FileSettings}, transfer.source_reading or {})["source_reading"]
-    settings = replace(
-        settings,
-        **asdict(reading),
-        text_column=transfer.source_text_column,
-        label_column=transfer.source_label_column,
-        weight_column=transfer.source_weight_column,
-        group_column=None,
-        max_train_rows=transfer.max_source_rows,
-        rows_seed=None,
-    )
+    settings = transfer.beside(settings)
     several = isinstance(source, list) and not _are_rows(source)
     parts = [load_data(one, settings, is_target=False) for one in (source if several else [source])]
     if len({part.labels.multi_label for part in parts}) > 1:
@@ -75,9 +62,7 @@ def saved_classifier(source: Any) -> Classifier | None:
     if isinstance(source, Classifier):
         return source
     if isinstance(source, (str, Path)):
-        folder = named_path(source)
-        is_saved = (folder / RECORD).exists() or (folder / MODEL / RECORD).exists()
-        return Classifier.load(folder) if is_saved else None
+        return Classifier.load(source) if is_saved(source) else None
     return source.classifier if isinstance(source, RunResult) else None
 
 

@@ -3,7 +3,8 @@
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measu
 from nlptransfer.experiments.environment import with_wall_seconds
 from nlptransfer.experiments.run import baselines_of, note_learned, run
 from nlptransfer.files import atomic_folder
+from nlptransfer.progress import progress_bar
 from nlptransfer.results import (
     MODEL,
     VERDICT_RUNS,
@@ -52,18 +54,36 @@ def paired_runs(
     by ``make``; ``save_first`` saves the models of the first seed, and ``keep_checkpoints`` all.
     """
     with_source, direct = Runs(), Runs()
-    for number in range(seeds):
-        save_model = (save_first and number == 0) or config.training.keep_checkpoints
-        seed = config.training.seed + number
-        rows = _data_settings(config.data_settings, number)
-        seeded = config if rows == config.data_settings else make(rows)
-        seeded = replace(seeded, training=replace(seeded.training, seed=seed))
-        name = seeded.transfer.name
-        with_source.append(run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model())
-        shares = name not in OTHER_STEPS or seeded.route.fits_head
-        place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
-        direct.append(run(_direct(seeded, with_source[-1]), place, save_model=save_model).without_model())
+    with progress_bar("runs with and without the source", 2 * seeds, "runs") as bar:
+        for number in range(seeds):
+            save_model = (save_first and number == 0) or config.training.keep_checkpoints
+            seed = config.training.seed + number
+            rows = _data_settings(config.data_settings, number)
+            seeded = config if rows == config.data_settings else make(rows)
+            seeded = replace(seeded, training=replace(seeded.training, seed=seed))
+            name = seeded.transfer.name
+            # The others would say what the first has said.
+            with _warnings_alone(number > 0):
+                with_source.append(run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model())
+            bar.advance()
+            shares = name not in OTHER_STEPS or seeded.route.fits_head
+            place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
+            with _warnings_alone():
+                direct.append(run(_direct(seeded, with_source[-1]), place, save_model=save_model).without_model())
+            bar.advance()
     return with_source, direct
+
+
+@contextmanager
+def _warnings_alone(is_on: bool = True) -> Iterator[None]:
+    """Log warnings alone within a block."""
+    level = log.level
+    if is_on:
+        log.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _data_settings(settings: DataSettings, number: int) -> DataSettings:
@@ -127,6 +147,8 @@ def run_with_verdict(
     question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
     if not claim(folder, question, overwrite):
         begin_run(folder, question, warnings=config.data.warnings)
+        several = f"{seeds} runs with it and {seeds} without" if seeds > 1 else "a run with it and one without"
+        log.info("Whether %s helps is measured by %s", config.source.name if config.source else "it", several)
         with_source, direct = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
         if distributed.is_main():
             verdict = _verdict(with_source, direct, config, metric, fallback=fallback)

@@ -178,8 +178,8 @@ class _Runner:
             self.warned = True
         best = choose(evidence, transfer.choose_by, whatever_shift=transfer.allow_label_shift)
         for variant, known in zip(variants, evidence, strict=True):
-            log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, known.information, known.risk)
-        log.info("%s, %s: taken, as chosen by %s", stage.name, variants[best], transfer.choose_by)
+            log.info("%s by %s: information %.4f, risk %.4f", stage.name, variant, known.information, known.risk)
+        log.info("%s by %s is taken, as it is best by %s", stage.name, variants[best], transfer.choose_by)
         return best
 
     def _fit_or_resume(

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from nlptransfer import mapped
 from nlptransfer.data import JOINT, hashable
 from nlptransfer.memo import once
+from nlptransfer.progress import counted
 from nlptransfer.settings import check
 from nlptransfer.vectors import ids_of_chunks
 
@@ -201,7 +202,8 @@ def _tokenize(
 
     with _untruncated(tokenizer) as backend:
         named = None if unknown is None else (_named(chunk, tokenizer, backend, unknown) for chunk in chunks)
-        return mapped.concatenated(parts(named or ids_of_chunks(backend, chunks))), np.array(sizes, dtype=np.int64)
+        rows = counted(named or ids_of_chunks(backend, chunks), "tokenizing", len(texts))
+        return mapped.concatenated(parts(rows)), np.array(sizes, dtype=np.int64)
 
 
 def _named(

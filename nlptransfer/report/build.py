@@ -1,10 +1,8 @@
 """The report of a run with texts in it, and with the words that made its mistakes."""
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from nlptransfer.files import named_path
 from nlptransfer.report.page import write_report
 from nlptransfer.results import ComparisonResult, RunResult, is_comparison, is_run
 from nlptransfer.settings import fill
-
-log = logging.getLogger("nlptransfer")
 
 EXPLAINED_LENGTH, EXPLAINED_WHEN_ASKED = 500, 5000
 """Characters, of all mistakes together, whose words are explained at the end of a run, and in a report that is asked
@@ -61,8 +57,5 @@ def _run_in(folder: Path) -> RunResult | None:
 
 def _explained(run: RunResult, length: int, texts: Sequence[str], labels: Sequence[str]) -> list[Explanation]:
     """Explain the first texts, of so many characters together."""
-    began, count = monotonic(), int((np.cumsum([len(text) for text in texts]) <= length).sum())
-    found = run.classifier.explain(texts[:count], label=labels[:count])
-    if count:
-        log.info("report: the words of %d mistakes were explained in %.1f s", count, monotonic() - began)
-    return found
+    count = int((np.cumsum([len(text) for text in texts]) <= length).sum())
+    return run.classifier.explain(texts[:count], label=labels[:count])

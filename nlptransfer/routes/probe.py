@@ -136,7 +136,7 @@ class Probe(PooledRoute):
         parts = [self._features(model, tokenizer, part) for part in (data.train.texts, extra) if len(part)]
         model.body.standardize.fit(*parts, resolution=torch.finfo(torch.float16).eps)
         shown = f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
-        log.info("Each text has become %d numbers, out of %s of the encoder", parts[0].shape[1], shown)
+        log.info("Each text has become %s numbers, out of %s of the encoder", f"{parts[0].shape[1]:,}", shown)
         return Built(model, tokenizer, record)
 
     def rows(

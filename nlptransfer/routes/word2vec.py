@@ -107,8 +107,8 @@ class Word2Vec(PooledRoute):
         tokens = self.tokens(tokenizer, texts)
         unknown = unknown_share(tokens.ids, tokenizer)
         record = {**record, "words": len(words), "dimensions": matrix.shape[1], "unknown_share": unknown}
-        message = "%d words have a vector of %d numbers; of the words in the training texts %.1f%% have none"
-        log.info(message, len(words), matrix.shape[1], 100 * unknown)
+        message = "%s words have a vector of %d numbers; of the words in the training texts %.1f%% have none"
+        log.info(message, f"{len(words):,}", matrix.shape[1], 100 * unknown)
         return matrix, tokenizer, record, tokens, subwords
 
     def rows(

@@ -207,7 +207,7 @@ class _Loop:
             while self.report.step < self.steps and self.report.epoch - self.report.best_epoch < patience:
                 self._epoch()
         if self.accelerator.is_main_process:
-            log.info("%s trained in %.1f s: %s", self.bar.description, self.report.seconds, self.bar.note)
+            log.info("Trained to %s in %.1f s: %s", self.bar.description, self.report.seconds, self.bar.note)
         scores = [entry["score"] for entry in self.report.history if "score" in entry]
         if scores and has_settled(self.settings, scores, len(self.validation.targets)):
             self.report.best_epoch, self.report.best_score = self.report.epoch, scores[-1]

@@ -28,6 +28,7 @@ from .pretraining import Pretrain as Pretrain
 from .pretraining import language_texts as language_texts
 from .pretraining import pretrained_base as pretrained_base
 from .registry import TRANSFERS as TRANSFERS
+from .registry import may_lack_labels as may_lack_labels
 from .registry import register_transfer as register_transfer
 from .registry import transfer_classes as transfer_classes
 from .relational import Relational as Relational

@@ -10,10 +10,11 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nlptransfer.data import SourceSettings
 from nlptransfer.errors import SettingError, abridged, nearest
 from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
-from nlptransfer.settings import Count, Settings, check, convert, fields_of
+from nlptransfer.settings import Settings, check, convert, fields_of
 from nlptransfer.training import SOURCE, TARGET, FittedHead, Head, HeadTask, LabelLoss, Objective, TrainingSettings
 from nlptransfer.transfer.model_selection import ChooseBy
 
@@ -240,7 +241,7 @@ class Chain(Transfer):
 
 
 @dataclass(frozen=True)
-class FromSource(Transfer):
+class FromSource(SourceSettings, Transfer):
     """Settings of all strategies with a source."""
 
     needs_source: ClassVar[bool] = True
@@ -250,16 +251,6 @@ class FromSource(Transfer):
     """source i of several counts n_i^(1/temperature): 1: as its rows; large: all alike (Arivazhagan et al. 2019)"""
     target_like: bool = False
     """whether each source row counts as much as it looks like the target: by a domain classifier"""
-    max_source_rows: Count | None = None
-    """most labeled rows of each source, its validation rows counted"""
-    source_text_column: str | list[str] | None = None
-    """column of the source's texts; found by its name if None"""
-    source_label_column: str | list[str] | None = None
-    """column of the source's labels; found by its name if None"""
-    source_weight_column: str | None = None
-    """column of the weights of the source's training rows; all 1 if None"""
-    source_reading: dict[str, Any] | None = None
-    """how files of the source are read, where content alone does not say: {"separator": ";", "encoding": "cp1252"}"""
     source_settings: dict[str, Any] | None = None
     """settings of the training, and of how the route learns, in the stage on the source alone"""
     target_settings: dict[str, Any] | None = None

@@ -301,7 +301,7 @@ def test_progress_is_shown_and_is_silent_when_asked(tmp_path, caplog):
     note = r"loss \d\.\d{4}, validation accuracy \d\.\d{4} \(best \d\.\d{4} in epoch \d\)"
     assert re.fullmatch(note, seen[-1][2])
     # The bar is gone, and the log has the last of it.
-    assert drawn[-1] == [] and re.search(rf"epoch 3 of 3 trained in [\d.]+ s: {note}", caplog.text)
+    assert drawn[-1] == [] and re.search(rf"Trained to epoch 3 of 3 in [\d.]+ s: {note}", caplog.text)
     with drawn_bars() as drawn:
         fit(tmp_path / "b", BASE)
     assert drawn == []

@@ -525,8 +525,9 @@ def test_scores_before_and_after_are_said_and_written(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
     told = tune("full", "sequential", anew=True).transfer.scores
     for role in ("source", "target"):
-        assert f"accuracy on the test rows of the {role}: {told[role]['before']['accuracy']:.4f} before" in caplog.text
-    assert f"{told['source']['after']['accuracy']:.4f} after training" in caplog.text
+        before = f"{told[role]['before']['accuracy']:.4f} before learning from the target"
+        assert f"accuracy on the test rows of the {role}, data: {before}" in caplog.text
+    assert f"{told['source']['after']['accuracy']:.4f} in the end" in caplog.text
     copied = tune("full", "copy")
     assert told["target"]["before"]["accuracy"] == copied.metrics["accuracy"]
     assert told["source"]["before"] == copied.transfer.scores["source"]["after"]

@@ -19,6 +19,7 @@ from nlptransfer.data.files.delimited import ENDINGS, ONE_COLUMN, SEPARATORS, re
 from nlptransfer.data.files.json_rows import is_json, is_object, read_json, tables_of_lines
 from nlptransfer.data.files.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
+from nlptransfer.progress import counted
 from nlptransfer.settings import Positive, Settings, check
 
 logger = logging.getLogger("nlptransfer")
@@ -89,7 +90,7 @@ def read_file(path: Path, settings: FileSettings) -> Table:
     """
     # What the columns leave out would stay in memory.
     tables = (replace(table, arrow=None) for table in _tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
-    return joined(_lightened(tables))
+    return joined(_lightened(counted(tables, f"reading {path.name}", unit="rows")))
 
 
 def _lightened(tables: Iterable[Table]) -> Iterator[Table]:
