@@ -78,7 +78,7 @@ def test_validation_goes_by_the_loss_and_records_the_score():
 @pytest.mark.parametrize("towards", [None, some_head(6)])
 @pytest.mark.parametrize("width", [6, 80])
 def test_cross_validation_is_a_loop_over_sklearns_folds(towards, width):
-    own = task(rows(40, width), rows(9, width, seed=1), seed=3)
+    own = task(rows(40, width), rows(9, width, seed=1), seed=3, ftol=1e-9)
     towards = None if towards is None else some_head(width)
     found, both = own.choose_l2(towards=towards), own.train + own.validation
     held_out, losses = {}, {}
