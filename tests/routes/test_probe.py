@@ -308,10 +308,12 @@ def test_features_of_a_run_that_was_killed_twice(base: str, tmp_path: Path, long
         file.write(b"?")
     # Two at once, each of which may do all by itself.
     assert children(*((route, built, homes[1], place, None) for place in out[2:])) == [0, 0]
-    for place in out[2:]:
-        found = np.load(place)
+    both = [np.load(place) for place in out[2:]]
+    for found in both:
         np.testing.assert_array_equal(found["features"].view(np.uint8), whole["features"].view(np.uint8))
-        assert 0 < found["passed"] < whole["passed"]
+    passed = [int(found["passed"]) for found in both]
+    # One that begins late has nothing left to do.
+    assert 0 < max(passed) < whole["passed"]
     said = "".join(place.with_suffix(".log").read_text() for place in out)
     assert len(parts) >= 3 and 1 <= said.count("is damaged, and is made anew") == len(said.splitlines()) <= 2
     assert [len([*(home / "nlptransfer" / "features").iterdir()]) for home in homes] == [1, 1]
