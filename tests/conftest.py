@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -22,6 +23,11 @@ from helpers.hub_server import Hub, free_port
 
 SLOWEST = ("tests", "transfer", "experiments", "classifier")
 """Folders whose files take longest: they start whole commands, or make many runs."""
+
+
+# A machine that is busy is no fault of what is tested.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_configure(config: pytest.Config) -> None:
