@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from itertools import cycle, islice
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
         classifier.probabilities(some)
         if (spent := time.perf_counter() - started) > SPEED_SECONDS:
             return count / spent
-        count *= 4
+        # As many as are likely to take long enough, by the time of these; a few may have been slow to begin.
+        count = min(16 * count, ceil(1.5 * count * SPEED_SECONDS / spent))
 
 
 def with_wall_seconds(cost: Cost, started: float) -> Cost:

@@ -23,9 +23,9 @@ from helpers.runs import compare, record_of, report_of
 from nlptransfer import Lora, Word2Vec
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
-from nlptransfer.experiments import candidates
+from nlptransfer.experiments import candidates, environment
 from nlptransfer.experiments.candidates import SharedSettings, candidates_of, few_rows, without_test
-from nlptransfer.experiments.environment import speeds, watched_memory
+from nlptransfer.experiments.environment import speeds, texts_per_second, watched_memory
 from nlptransfer.files import read_json
 from nlptransfer.results import ComparisonResult
 
@@ -606,6 +606,22 @@ def test_speeds_are_measured_after_a_warm_up(monkeypatch):
     asked = []
     found = speeds(lambda texts: asked.append(len(texts)), ["a", "b", "c"])
     assert asked == [1, 1, 64, 64] and set(found) == {"texts_per_second_1", "texts_per_second_64"}
+
+
+@pytest.mark.parametrize(
+    ("speed", "asked"), [(100, [64]), (1000, [64, 450]), (10**6, [64, 1024, 16_384, 262_144, 450_000])]
+)
+def test_the_speed_is_measured_on_texts_that_take_long_enough(monkeypatch, speed, asked):
+    clock, counts = [0.0], []
+
+    class Predicting:
+        def probabilities(self, texts):
+            counts.append(len(texts))
+            clock[0] += len(texts) / speed
+
+    monkeypatch.setattr(environment, "SPEED_SECONDS", 0.3)
+    monkeypatch.setattr(environment.time, "perf_counter", lambda: clock[0])
+    assert texts_per_second(Predicting(), ["a", "b", "c"]) == pytest.approx(speed) and counts == asked
 
 
 def test_memory_that_is_held_for_a_while_counts():
