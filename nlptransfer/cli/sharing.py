@@ -41,6 +41,10 @@ def push_verb(
     start_log()
     model_first(run)
 
+    from nlptransfer.hub import push_token
+
+    push_token(repo_id, revision, None, dry_run)
+
     from nlptransfer.classifier import Classifier, push_saved
 
     push = partial(Classifier.load(run, base).push_to_hub, merged=True) if merged else partial(push_saved, run)
@@ -52,8 +56,11 @@ def push_verb(
     for name, size in pushed.files.items():
         say(f"{size:>13,} bytes  {name}")
     if dry_run:
-        say(f"\n{pushed.card}\nnothing was sent to {pushed.url}")
+        say(f"\n{pushed.card}\nto send all of this, leave out --dry-run;\nnothing was sent to {pushed.url}")
     else:
+        if not create_pr:
+            at = f" --revision {revision}" if revision else ""
+            say(f"label new texts:  echo 'Write your text here' | nlptransfer predict {repo_id} -{at}")
         say(pushed.pull_request or pushed.url)
 
 
