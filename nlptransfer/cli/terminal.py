@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult, Tables
 
-MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
-"""Characters of an example, and findings of a section of an audit, that are shown."""
+MOST_OF_TEXT, MOST_OF_SECTION = 200, 5
+"""Characters of a text that is explained, and findings of a section of an audit, that are shown."""
 VERDICTS = {
     "helps": "the source helps",
     "hurts": "the source hurts",
@@ -184,8 +184,8 @@ def show_audit(audit: "Audit") -> None:
     rows: list[Sequence[str]] = []
     for name, section in audit.sections.items():
         for finding in section.findings[:MOST_OF_SECTION]:
-            example = f"as {_short(finding.example)}"
-            rows.append((finding.kind, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
+            said = [finding.sentence, f"as {finding.example}", finding.advice]
+            rows.append((finding.kind, f"{finding.rows:,}", "\n".join(said)))
         if more := len(section.findings[MOST_OF_SECTION:]):
             rows.append((name, "", f"and {more} more, in findings.csv"))
         if not section.findings:
@@ -196,7 +196,7 @@ def show_audit(audit: "Audit") -> None:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MOST_OF_EXAMPLE else f"{text[:MOST_OF_EXAMPLE]}…"
+    return text if len(text) <= MOST_OF_TEXT else f"{text[:MOST_OF_TEXT]}…"
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
