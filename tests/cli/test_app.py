@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
@@ -20,7 +19,6 @@ from nlptransfer import ComparisonResult, RunResult
 from nlptransfer.classifier.output import KINDS as OUTPUTS
 from nlptransfer.cli.app import app, main
 from nlptransfer.cli.options import GROUPS
-from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.results import DROPPABLE, KINDS
 from nlptransfer.routes import ROUTES
@@ -393,14 +391,6 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
     assert last.startswith("error: ") and ERRORS[call] in last
     assert "Traceback" not in ended.err and ended.err.count("error: ") == 1
     assert not list(tmp_path.glob("own*"))
-
-
-def test_what_stands_in_brackets_is_shown(capsys):
-    rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
-    texts = {"metric": "accuracy", "recommendation": "none", "recommended": "full [mine]"}
-    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), first_run=lambda name: None, **texts))
-    shown = capsys.readouterr().out
-    assert "nlptransfer[offline]" in shown and "full [mine]" in shown
 
 
 @pytest.mark.parametrize("call", ["finetune", "predict one", "finetunes data", "predict a b --no-such-option"])
