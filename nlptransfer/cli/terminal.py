@@ -25,10 +25,6 @@ VERDICTS = {
     "hurts": "the source hurts",
     "no evidence": "no evidence that the source helps",
 }
-NO_ROUTE = (
-    "No trained route is shown to be better than a baseline, of which no classifier is saved: label more rows, or "
-    "compare other routes and bases (--routes, --bases)."
-)
 LEAST_OF_FIRST, GAP = 26, 2
 """Characters that the first column of a table has at least while optional ones are shown, and between two columns."""
 MOST_WORDS, MOST_LABELS = 10, 20
@@ -123,8 +119,6 @@ def show_parts(states: Sequence["PartState"]) -> None:
 
 def show_comparison(result: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and what to do next."""
-    from nlptransfer.hub import BASELINES
-
     cells = result.shown.cells()
     cells.pop("no score because", None)
     cells[">whole (s)"] = [_or_none(one.seconds_of_run, ",.1f") for one in result.candidates]
@@ -133,10 +127,9 @@ def show_comparison(result: "ComparisonResult") -> None:
         if one.test is None:
             tell(f"{one.name} {one.status}: {one.reason}")
     tell(result.recommendation or "")
-    chosen = None if result.recommended is None else result.candidate(result.recommended)
-    if result.best is not None and (chosen is None or chosen.route in BASELINES):
-        tell(NO_ROUTE)
-    _say_next(result.folder, None if chosen is None else result.first_run(chosen.name))
+    if result.advice is not None:
+        tell(result.advice)
+    _say_next(result.folder, None if result.recommended is None else result.first_run(result.recommended))
 
 
 def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: str) -> None:

@@ -100,6 +100,8 @@ def of_comparison(comparison: ComparisonResult, run: RunResult | None, rows: Pre
         if ranked[0] is not answer:
             trust.append((f"On test it is no better than the baseline {ranked[0].name}.", True))
     several = "" if seeds < 2 else f", each trained with {seeds} seeds where a seed changes anything"
+    if comparison.advice is not None:
+        trust.append((comparison.advice, True))
     return FirstScreen(
         asked=[*_task(data), f"{_count(len(comparison.candidates), 'candidate')}{several}; {_rows(data)}."],
         answer=comparison.recommendation or "Nothing is recommended yet.",

@@ -10,6 +10,7 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import metric_name
 from nlptransfer.files import named_path
+from nlptransfer.hub import BASELINES
 from nlptransfer.results import records
 from nlptransfer.results.figures import Point, learning_curve, score_against_cost
 from nlptransfer.results.result import RunResult
@@ -198,6 +199,17 @@ class ComparisonResult(Tables):
     def save(self) -> None:
         """Write all but the runs into the folder."""
         records.write_comparison(self)
+
+    @property
+    def advice(self) -> str | None:
+        """What to do where no trained route is recommended; None where one is, or the comparison has not finished."""
+        is_trained = self.recommended is not None and self.candidate(self.recommended).route not in BASELINES
+        if is_trained or self.best is None or not self.finished:
+            return None
+        return (
+            "No trained route is shown to be better than a baseline, of which no classifier is saved: label more rows, "
+            "or compare other routes and bases (--routes, --bases)."
+        )
 
     def candidate(self, name: str) -> CandidateResult:
         return next(one for one in self.candidates if one.name == name)

@@ -14,7 +14,7 @@ from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of
 from nlptransfer.classifier.parts import Part, PartState
 from nlptransfer.cli.app import main
 from nlptransfer.cli.log import visible
-from nlptransfer.cli.terminal import NO_ROUTE, show_comparison, show_parts, show_runs
+from nlptransfer.cli.terminal import show_comparison, show_parts, show_runs
 from nlptransfer.results import Baseline, CandidateResult, CandidateScore, ComparisonResult, RunResult
 
 HOSTILE = "\x1b]0;mine\x07\x9b2J\u202egood\u2066\u200f\r\x08"
@@ -133,13 +133,14 @@ def comparison(folder: Path, recommended: str | None) -> ComparisonResult:
     found = ComparisonResult(
         folder, run.data, {}, "accuracy", {}, {}, candidates, best="probe", recommended=recommended
     )
-    return replace(found, recommendation="It is so.", made={name: (run,) for name in ("tfidf", "probe")})
+    return replace(found, recommendation="It is so.", finished=True, made={name: (run,) for name in ("tfidf", "probe")})
 
 
 @pytest.mark.parametrize("recommended", ["probe", "tfidf", None])
 def test_a_comparison_without_a_trained_winner_says_what_to_do(recommended, tmp_path, capsys):
-    show_comparison(comparison(tmp_path, recommended))
+    found = comparison(tmp_path, recommended)
+    show_comparison(found)
     shown = capsys.readouterr().out
     assert "0.800 [0.700, 0.900]" in shown and "61.5" in shown and "It is so." in shown
     assert "full [mine] failed: pip install 'nlptransfer[offline]'" in shown
-    assert (NO_ROUTE in shown) == (recommended != "probe")
+    assert (found.advice is None) == (recommended == "probe") and (found.advice or "It is so.") in shown

@@ -412,6 +412,12 @@ def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
     assert "Nothing is recommended yet" in page.texts[""]
     assert "This comparison is not finished" in page.texts[""]
     assert page.sections == {"candidates", "data", "repeat"}
+    assert "No trained route" not in page.texts[""]
+
+
+def test_a_comparison_that_no_trained_route_has_won_says_what_to_do(tmp_path: Path) -> None:
+    page = page_of(write_comparison(tmp_path, recommended=None, recommendation="no route beats the majority"))
+    assert "No trained route is shown to be better than a baseline" in page.texts[""]
 
 
 @pytest.mark.parametrize(
