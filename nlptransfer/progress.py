@@ -4,6 +4,7 @@ Quiet where nobody would see a line move (no terminal, a dumb one), on all proce
 (``--quiet``) and where ``progress=False``. Work that is done at once shows none.
 """
 
+import html
 import logging
 import os
 import sys
@@ -243,7 +244,7 @@ class _Notebook:
         console = Console(file=StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False, no_color=True)
         with console.capture() as captured:
             console.print(_lines(bars, NOTEBOOK_WIDTH))
-        content = {"text/plain": captured.get()}
+        content = {"text/plain": captured.get(), "text/html": _html(bars)}
         if self.place is None:
             self.place = show(content, raw=True, display_id=True)
         else:
@@ -252,6 +253,20 @@ class _Notebook:
     def stop(self) -> None:
         if self.place is not None:
             self.place.update({"text/plain": ""}, raw=True)
+
+
+def _html(bars: list[Bar]) -> str:
+    """Draw all bars under each other in the width of the page, and their notes below."""
+    ends = "overflow: hidden; text-overflow: ellipsis"
+    rows = []
+    for bar in bars:
+        share = "" if bar.total is None else f' max="{max(bar.total, 1e-9)}" value="{bar.done}"'
+        figures = "".join(f'<span style="text-align: right">{html.escape(one)}</span>' for one in bar.figures)
+        description = f'<span style="{ends}">{html.escape(bar.description)}</span>'
+        rows.append(f'{description}<progress style="width: 100%"{share}></progress>{figures}')
+    grid = "display: grid; grid-template-columns: fit-content(40%) 1fr auto auto auto; column-gap: 1em; "
+    notes = "".join(f"<div>{html.escape(bar.note)}</div>" for bar in bars if bar.note)
+    return f'<div style="{grid}align-items: center; white-space: nowrap">{"".join(rows)}</div>{notes}'
 
 
 def _lines(bars: list[Bar], width: int) -> Any:

@@ -92,16 +92,20 @@ def test_notebook_keeps_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     cell = nbformat.v4.new_code_cell(textwrap.dedent(WORK).replace("log.addHandler", "str"))
     seen: list[str] = []
+    pages: list[str] = []
 
     class Client(nbclient.NotebookClient):  # type: ignore[misc, name-defined]
         def process_message(self, message, *rest):  # type: ignore[no-untyped-def]
             content = message["content"]
-            seen.append(content.get("data", {}).get("text/plain", ""))
+            data = content.get("data", {})
+            seen.append(data.get("text/plain", ""))
+            pages.append(data.get("text/html", ""))
             return super().process_message(message, *rest)
 
     Client(nbformat.v4.new_notebook(cells=[cell]), timeout=60).execute()
 
     assert any("3 of 4 steps" in text and "━" in text for text in seen)
+    assert any("3 of 4 steps" in page and 'max="4" value="3"' in page for page in pages)
     place, printed = cell.outputs
     assert place["data"] == {"text/plain": ""}
     assert printed["text"] == "the end\n"

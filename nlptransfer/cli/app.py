@@ -15,7 +15,7 @@ from nlptransfer.cli import options as opt
 from nlptransfer.cli.ending import printable
 from nlptransfer.cli.explaining import explain_verb
 from nlptransfer.cli.finetuning import finetune
-from nlptransfer.cli.first_look import rows_first, split_first
+from nlptransfer.cli.first_look import folder_first, rows_first, split_first
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.log import repeat_warnings, say, start_log, visible, wrapped
 from nlptransfer.cli.predicting import predict_verb
@@ -33,7 +33,7 @@ app.command(
     "finetune",
     epilog=opt.examples(
         "finetune reviews.csv",
-        "finetune reviews.csv --route lora --set rank=8 --output-dir runs/lora",
+        "finetune reviews.csv --route lora --set rank=8",
         "finetune few.csv --source many.csv --transfer joint --route probe",
     ),
 )(finetune(...))
@@ -59,7 +59,11 @@ def _print_version(is_asked: bool) -> None:
         raise Exit
 
 
-@app.callback()
+@app.callback(
+    epilog=opt.examples(
+        "audit reviews.csv", "finetune reviews.csv", "predict runs/reviews new.csv --output labeled.csv"
+    )
+)
 def front(
     version: Annotated[
         bool, Option("--version", help="print the version", callback=_print_version, is_eager=True)
@@ -134,7 +138,7 @@ app.command(
     "compare",
     epilog=opt.examples(
         "compare reviews.csv",
-        "compare reviews.csv --routes tfidf,probe,lora --seeds 1 --max-minutes 30",
+        "compare reviews.csv --routes tfidf,probe,lora --max-minutes 30",
     ),
 )(comparing(...))
 
@@ -315,9 +319,11 @@ def report_verb(
     data: Annotated[str | None, Argument(help="what it was trained on: shows mistakes with their texts")] = None,
 ) -> None:
     """Write report.html into a folder: scores with intervals, calibration, mistakes, cost, settings; one file."""
+    start_log()
+    folder_first(run)
+
     from nlptransfer.report import report_on
 
-    start_log()
     say(f"written: {report_on(run, data)}")
 
 
@@ -326,11 +332,11 @@ def report_verb(
 def train_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts")],
     output: opt.VectorsFile,
-    dimensions: Annotated[int, Option(help="numbers of a vector")] = 100,
-    epochs: Annotated[int, Option(help="passes over the texts")] = 5,
-    min_count: Annotated[int, Option(help="occurrences from which a word gets a vector")] = 5,
-    window: Annotated[int, Option(help="words of context on each side")] = 5,
-    seed: Annotated[int, Option(help="of the initialization and the sampling")] = 0,
+    dimensions: Annotated[int, Option(metavar="N", help="numbers of a vector")] = 100,
+    epochs: Annotated[int, Option(metavar="N", help="passes over the texts")] = 5,
+    min_count: Annotated[int, Option(metavar="N", help="occurrences from which a word gets a vector")] = 5,
+    window: Annotated[int, Option(metavar="N", help="words of context on each side")] = 5,
+    seed: Annotated[int, Option(metavar="N", help="of the initialization and the sampling")] = 0,
     reading: Any = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
@@ -355,9 +361,9 @@ def distill_vectors_verb(
     output: opt.VectorsFile,
     base: opt.Base = None,
     revision: opt.Revision = None,
-    dimensions: Annotated[int, Option(help="numbers of a vector")] = 256,
+    dimensions: Annotated[int, Option(metavar="N", help="numbers of a vector")] = 256,
     max_words: Annotated[
-        int, Option(help="words that get one: those of the texts by frequency, then others")
+        int, Option(metavar="N", help="words that get one: those of the texts by frequency, then others")
     ] = 100_000,
     reading: Any = None,
 ) -> None:
@@ -378,7 +384,7 @@ def distill_vectors_verb(
 def show_vectors_verb(
     vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],
     word: Annotated[list[str] | None, Option(metavar="WORD", help="show its nearest neighbors")] = None,
-    texts: Annotated[str | None, Option(help="file of texts: show how much of it has vectors")] = None,
+    texts: Annotated[str | None, Option(metavar="FILE", help="file of texts: show how much of it has vectors")] = None,
     allow_pickle: opt.AllowPickle = False,
     reading: Any = None,
 ) -> None:

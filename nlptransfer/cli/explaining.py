@@ -15,7 +15,9 @@ from nlptransfer.cli.terminal import show_explanation
 def explain_verb(
     model_dir: opt.ModelDir,
     texts: Annotated[list[str], Argument(metavar="TEXT...", help="texts, each in quotes")],
-    label: Annotated[str | None, Option(help="the label to explain; by default the likeliest one")] = None,
+    label: Annotated[
+        str | None, Option(metavar="NAME", help="the label to explain", show_default="the likeliest")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="one JSON object a text, with all words")] = False,
     device: opt.Device = None,
     base: opt.SavedBase = None,

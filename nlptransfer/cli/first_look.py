@@ -79,6 +79,15 @@ def model_first(model: str | Path) -> None:
     saved_task(model)
 
 
+def folder_first(folder: Path) -> None:
+    """Raise a RunFolderError where there is no such folder."""
+    from nlptransfer.errors import RunFolderError
+    from nlptransfer.files import named_path
+
+    if not named_path(folder).is_dir():
+        raise RunFolderError(f"{folder}: expected the folder of a finished run or a comparison, found no folder")
+
+
 def texts_first(model: str, texts: str, reading: Mapping[str, Any]) -> None:
     """Open what a saved classifier is to predict, and find the texts in it, but of a stream, which comes once."""
     from nlptransfer.classifier import saved_task

@@ -1,7 +1,7 @@
 """Define the options that verbs share, and read what they hold; nothing here knows what a verb does with them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
 from itertools import product
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option, Typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from nlptransfer.cli.ending import stoppable
 from nlptransfer.errors import SettingError
@@ -18,6 +18,15 @@ from nlptransfer.transfer import TRANSFERS
 
 PANELS = DATA_PANEL, TRAINING, TRANSFER, OUTPUT = "Data", "Training", "Transfer", "Output"
 """Groups of options in the help."""
+
+GROUPS = {
+    "Before training": ("audit", "rank"),
+    "Training": ("finetune", "compare", "gap"),
+    "With a trained classifier": ("predict", "evaluate", "explain", "report"),
+    "Sharing": ("push", "export", "average"),
+    "What there is": ("settings", "bases", "vectors"),
+}
+"""Groups of verbs in the help, in the order in which they are needed."""
 
 TABLES: dict[str, Mapping[str, Any]] = {"{routes}": ROUTES, "{transfers}": TRANSFERS}
 """What stands in a help for the names in a table: those of other packages are looked for where that help is shown."""
@@ -49,7 +58,9 @@ SavedBase = Annotated[
 SavedRevision = Annotated[
     str | None, Option("--revision", metavar="NAME", help="commit, branch or tag of a classifier on the hub")
 ]
-BatchSize = Annotated[int | None, Option(help="most texts in one pass through the model", show_default="by length")]
+BatchSize = Annotated[
+    int | None, Option(metavar="N", help="most texts in one pass through the model", show_default="by length")
+]
 Device = Annotated[
     str | None, Option(metavar="NAME", help="cpu, cuda, cuda:1, mps", show_default="a GPU where there is one")
 ]
@@ -120,6 +131,15 @@ def reads(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callabl
     return decorate
 
 
+def _say_values(parameters: Sequence[Any]) -> None:
+    """Write arguments in capitals, and no value beside options that take none."""
+    for one in parameters:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+        elif one.param_type_name == "argument":
+            one.metavar = one.metavar or one.name.upper()
+
+
 class Verb(TyperCommand):
     """A command that can be stopped, and refuses an option that is given twice and holds one value.
 
@@ -128,9 +148,7 @@ class Verb(TyperCommand):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        for one in self.params:
-            if getattr(one, "is_flag", False):
-                one.metavar = ""
+        _say_values(self.params)
 
     def get_help_option(self, ctx: Any) -> Any:
         found = super().get_help_option(ctx)
@@ -159,8 +177,28 @@ class Verb(TyperCommand):
             return super().invoke(ctx)
 
 
+class Group(TyperGroup):
+    """Verbs, in the help by their groups."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        for group, names in GROUPS.items():
+            for name in names:
+                if name in self.commands:
+                    self.commands[name].rich_help_panel = group  # type: ignore[attr-defined]
+        order = [name for names in GROUPS.values() for name in names]
+        return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
+
+    def get_params(self, ctx: Any) -> Any:
+        parameters = super().get_params(ctx)
+        _say_values(parameters)
+        return parameters
+
+
 class Verbs(Typer):
     """A command line whose commands are each a :class:`Verb`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=Group, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Any:
         return super().command(name, cls=Verb, **options)

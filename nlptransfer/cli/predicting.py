@@ -25,7 +25,10 @@ def predict_verb(
         Argument(metavar="IN...", help="file of texts, or - for standard input; with --output-dir files and folders"),
     ],
     output: Annotated[
-        Path | None, Option(help="file of all rows and their labels: .csv, .tsv, .jsonl, .parquet; else the terminal")
+        Path | None,
+        Option(
+            metavar="FILE", help="file of all rows and their labels: .csv, .tsv, .jsonl, .parquet; else the terminal"
+        ),
     ] = None,
     top_k: Annotated[int | None, Option(metavar="N", help="list the N likeliest labels with their scores")] = None,
     all_scores: Annotated[bool, Option("--all-scores", help="add the probability of every label")] = False,
@@ -36,7 +39,7 @@ def predict_verb(
     base: opt.SavedBase = None,
     revision: opt.SavedRevision = None,
     output_dir: Annotated[
-        Path | None, _parts(help="folder of a file for each input; goes on where it was left")
+        Path | None, _parts(metavar="DIR", help="folder of a file for each input; goes on where it was left")
     ] = None,
     format: Annotated[
         str | None, _parts(metavar="parquet|csv|tsv|jsonl", help="kind of these files", show_default="parquet")

@@ -22,9 +22,7 @@ def settings_classes() -> Mapping[str, type]:
 
 
 def settings_verb(
-    name: Annotated[
-        str | None, Argument(metavar="[NAME]", help="data, training, a route or a transfer; or all")
-    ] = None,
+    name: Annotated[str | None, Argument(metavar="NAME", help="data, training, a route or a transfer; or all")] = None,
 ) -> None:
     """List settings, for --set and for Python: what each means, what it may be, its default."""
     classes = settings_classes()

@@ -27,11 +27,11 @@ def push_verb(
     run: Run,
     repo_id: Annotated[str, Argument(metavar="OWNER/NAME", help="the repo on the hub; made if it is not there")],
     private: Annotated[bool | None, Option("--private/--public", help="a new repo is private by default")] = None,
-    revision: Annotated[str | None, Option(help="branch to push to; made if it is not there")] = None,
+    revision: Annotated[str | None, Option(metavar="NAME", help="branch to push to; made if it is not there")] = None,
     create_pr: Annotated[bool, Option("--create-pr", help="open a pull request instead")] = False,
     merged: Annotated[bool, Option("--merged", help="push an adapter as one whole model")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="show files, sizes and the card; send nothing")] = False,
-    license: Annotated[str | None, Option(help="the hub's id of a license, for the card")] = None,
+    license: Annotated[str | None, Option(metavar="ID", help="the hub's id of a license, for the card")] = None,
     language: Annotated[list[str] | None, Option(metavar="CODE", help="code of a language, for the card")] = None,
     dataset: Annotated[list[str] | None, Option(metavar="ID", help="hub id of the data, for the card")] = None,
     example: Annotated[list[str] | None, Option(metavar="TEXT", help="a text that the card may show")] = None,
@@ -40,6 +40,10 @@ def push_verb(
     """Push a saved classifier with its model card to a model hub, in one commit, private unless told otherwise."""
     start_log()
     model_first(run)
+
+    from nlptransfer.hub import push_token
+
+    push_token(repo_id, revision, None, dry_run)
 
     from nlptransfer.classifier import Classifier, push_saved
 
@@ -52,8 +56,11 @@ def push_verb(
     for name, size in pushed.files.items():
         say(f"{size:>13,} bytes  {name}")
     if dry_run:
-        say(f"\n{pushed.card}\nnothing was sent to {pushed.url}")
+        say(f"\n{pushed.card}\nto send all of this, leave out --dry-run;\nnothing was sent to {pushed.url}")
     else:
+        if not create_pr:
+            at = f" --revision {revision}" if revision else ""
+            say(f"label new texts:  echo 'Write your text here' | nlptransfer predict {repo_id} -{at}")
         say(pushed.pull_request or pushed.url)
 
 
@@ -64,7 +71,9 @@ def export_verb(
     run: Run,
     to: Annotated[Literal["onnx", "merged"], Option(help="a graph for onnxruntime; or an adapter made whole")],
     int8: Annotated[bool, Option("--int8", help="onnx: weights in 8 bits, a quarter of the size")] = False,
-    output_dir: Annotated[Path | None, Option(help="folder to write; by default one in RUN")] = None,
+    output_dir: Annotated[
+        Path | None, opt.option(opt.OUTPUT, "the folder to write", metavar="DIR", default="one in RUN")
+    ] = None,
     take_lock: opt.TakeLock = False,
     base: opt.SavedBase = None,
 ) -> None:
@@ -93,10 +102,12 @@ def export_verb(
 @opt.reads(opt.ROWS_READING)
 def average_verb(
     runs: Annotated[list[Path], Argument(metavar="RUN...", help="adapters of one base: runs, or saved ones")],
-    output_dir: Annotated[Path, Option(help="folder to write")],
+    output_dir: Annotated[Path, opt.option(opt.OUTPUT, "the folder to write", metavar="DIR")],
     weights: Annotated[str | None, Option(metavar="W,W,...", help="of each; all alike if none")] = None,
-    data: Annotated[str | None, Option(help="labeled text to score each of them and the average on")] = None,
-    split: Annotated[str, Option(help="of the data, where there are several")] = "validation",
+    data: Annotated[
+        str | None, Option(metavar="DATA", help="labeled text to score each of them and the average on")
+    ] = None,
+    split: Annotated[str, Option(metavar="NAME", help="of the data, where there are several")] = "validation",
     take_lock: opt.TakeLock = False,
     base: opt.SavedBase = None,
     reading: Any = None,

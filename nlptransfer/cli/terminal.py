@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult, Tables
 
-MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
-"""Characters of an example, and findings of a section of an audit, that are shown."""
+MOST_OF_TEXT, MOST_OF_SECTION = 200, 5
+"""Characters of a text that is explained, and findings of a section of an audit, that are shown."""
 VERDICTS = {
     "helps": "the source helps",
     "hurts": "the source hurts",
     "no evidence": "no evidence that the source helps",
 }
+NO_ROUTE = (
+    "No trained route is shown to be better than a baseline, of which no classifier is saved: label more rows, or "
+    "compare other routes and bases (--routes, --bases)."
+)
 LEAST_OF_FIRST, GAP = 26, 2
 """Characters that the first column of a table has at least while optional ones are shown, and between two columns."""
 MOST_WORDS, MOST_LABELS = 10, 20
@@ -37,16 +41,19 @@ def show_tables(result: "Tables", optional: Sequence[str] = ()) -> None:
     The sentence below names those that are left out.
     """
     for table in result.tables.values():
-        if not table.rows:
-            continue
-        cells, left_out = table.cells(), []
-        for name in optional:
-            if name in cells and LEAST_OF_FIRST + sum(_narrow(cells)[1:]) > _console().width:
-                left_out.append(name.removeprefix(">"))
-                del cells[name]
-        _print_table(cells, zip(*cells.values(), strict=True), folds_first=True)
-        if left_out:
-            tell(f"There is no room here for {', '.join(left_out)}, which the report has.")
+        if table.rows:
+            _show_cells(table.cells(), optional)
+
+
+def _show_cells(cells: dict[str, list[str]], optional: Sequence[str], bold: str | None = None) -> None:
+    left_out = []
+    for name in optional:
+        if name in cells and LEAST_OF_FIRST + sum(_narrow(cells)[1:]) > _console().width:
+            left_out.append(name.removeprefix(">"))
+            del cells[name]
+    _print_table(cells, zip(*cells.values(), strict=True), bold=bold, folds_first=True)
+    if left_out:
+        tell(f"There is no room here for {', '.join(left_out)}, which the report has.")
 
 
 def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
@@ -116,31 +123,20 @@ def show_parts(states: Sequence["PartState"]) -> None:
 
 def show_comparison(result: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and what to do next."""
-    from nlptransfer.evaluation import metric_name
+    from nlptransfer.hub import BASELINES
 
-    name = metric_name(result.metric)
-    columns = ("candidate", ">validation", f">test {name} (95%)", ">train s", ">whole s", ">texts/s")
-    rows: list[Sequence[str]] = []
-    for row in result.table:
-        if row["score"] is None:
-            rows.append((row["name"], row["status"]))
-            continue
-        rows.append(
-            (
-                row["name"],
-                _or_none(row["validation"], ".3f"),
-                _with_interval(row["score"], None if row["low"] is None else (row["low"], row["high"])),
-                _or_none(row.get("train_seconds"), ",.1f"),
-                _or_none(result.candidate(row["name"]).seconds_of_run, ",.1f"),
-                _or_none(row.get("texts_per_second_64"), ",.0f"),
-            )
-        )
-    _print_table(columns, rows, bold=result.recommended, folds_first=True)
-    for row in result.table:
-        if row["score"] is None:
-            tell(f"{row['name']} {row['status']}: {row['reason']}")
+    cells = result.shown.cells()
+    cells.pop("no score because", None)
+    cells[">whole (s)"] = [_or_none(one.seconds_of_run, ",.1f") for one in result.candidates]
+    _show_cells(cells, (">spread over seeds", ">size (MB)"), bold=result.recommended)
+    for one in result.candidates:
+        if one.test is None:
+            tell(f"{one.name} {one.status}: {one.reason}")
     tell(result.recommendation or "")
-    _say_next(result.folder, None if result.recommended is None else result.first_run(result.recommended))
+    chosen = None if result.recommended is None else result.candidate(result.recommended)
+    if result.best is not None and (chosen is None or chosen.route in BASELINES):
+        tell(NO_ROUTE)
+    _say_next(result.folder, None if chosen is None else result.first_run(chosen.name))
 
 
 def show_scores(scores: Mapping[str, Any], labels: "Labels", rows: int, data: str) -> None:
@@ -184,8 +180,8 @@ def show_audit(audit: "Audit") -> None:
     rows: list[Sequence[str]] = []
     for name, section in audit.sections.items():
         for finding in section.findings[:MOST_OF_SECTION]:
-            example = f"as {_short(finding.example)}"
-            rows.append((finding.kind, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
+            said = [finding.sentence, f"as {finding.example}", finding.advice]
+            rows.append((finding.kind, f"{finding.rows:,}", "\n".join(said)))
         if more := len(section.findings[MOST_OF_SECTION:]):
             rows.append((name, "", f"and {more} more, in findings.csv"))
         if not section.findings:
@@ -196,7 +192,7 @@ def show_audit(audit: "Audit") -> None:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MOST_OF_EXAMPLE else f"{text[:MOST_OF_EXAMPLE]}…"
+    return text if len(text) <= MOST_OF_TEXT else f"{text[:MOST_OF_TEXT]}…"
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
@@ -283,11 +279,8 @@ def _say_next(folder: Path, run: "RunResult | None") -> None:
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> str:
-    return _with_interval(scores[metric], scores.get(f"{metric}_interval"))
-
-
-def _with_interval(score: float, interval: Sequence[float] | None) -> str:
-    return f"{score:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
+    interval = scores.get(f"{metric}_interval")
+    return f"{scores[metric]:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
 def _share(row: "Closed") -> str:

@@ -39,3 +39,4 @@ from .unknown_pieces import warn_of_unknown as warn_of_unknown
 from .upload import CARD as CARD
 from .upload import Pushed as Pushed
 from .upload import push as push
+from .upload import push_token as push_token

@@ -110,7 +110,8 @@ class HubClient:
             )
         if status == 401:
             return HubError(f"{self.repo_id}: the hub does not know this token ({reason}): {how_to_log_in()}")
-        return HubError(f"{self.repo_id}: the hub refuses ({reason})")
+        right = ": check the owner's name, and what your token may do" if status == 403 else ""
+        return HubError(f"{self.repo_id}: the hub refuses ({reason}){right}")
 
     def _in_one_line(self, error: Exception) -> str:
         """Say what an error says, without tokens and not too long."""

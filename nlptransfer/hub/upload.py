@@ -56,18 +56,12 @@ def push(
         RunFolderError: there are no files, or one holds what must not be pushed: tokens, home paths, pickles, ...
         HubError: the hub cannot be reached or refuses, or somebody else pushed at the same time.
     """
-    if not is_hub_id(repo_id) or "/" not in repo_id:
-        raise SettingError(f"repo_id: expected the name of a repo on the hub (owner/name), found {repo_id!r}")
-    if revision and COMMIT.fullmatch(revision):
-        raise SettingError(f"revision: expected a branch to push to, found a commit, {revision!r}")
-    token = (token or get_token() or "").strip()
+    token = push_token(repo_id, revision, token, dry_run)
     files = _checked_files(folder, card, token)
     sizes = {name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files}
     pushed = Pushed(f"{constants.ENDPOINT}/{repo_id}", None, None, None, sizes, card)
     if dry_run:
         return pushed
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise HubError(f"{repo_id}: expected an access token to push with, found none: {how_to_log_in()}")
     client = HubClient(repo_id, token)
     info = client.info()
     if client.ask(client.api.whoami).get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -81,8 +75,20 @@ def push(
     if done.oid == head.sha:
         logger.info("%s has these files already, so nothing is sent", repo_id)
         return pushed
-    logger.info("%s (%s): commit %s", pushed.url, _visibility(pushed.private), done.oid)
+    logger.info("%s: commit %s", repo_id, done.oid)
     return replace(pushed, commit=done.oid, pull_request=done.pr_url)
+
+
+def push_token(repo_id: str, revision: str | None, token: str | None, dry_run: bool) -> str:
+    """Return the access token to push with, which a dry run may lack; errors as those of ``push`` without network."""
+    if not is_hub_id(repo_id) or "/" not in repo_id:
+        raise SettingError(f"repo_id: expected the name of a repo on the hub (owner/name), found {repo_id!r}")
+    if revision and COMMIT.fullmatch(revision):
+        raise SettingError(f"revision: expected a branch to push to, found a commit, {revision!r}")
+    token = (token or get_token() or "").strip()
+    if not dry_run and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise HubError(f"{repo_id}: expected an access token to push with, found none: {how_to_log_in()}")
+    return token
 
 
 def _checked_files(folder: Path, card: str, token: str) -> list[tuple[str, Path | bytes]]:
@@ -145,6 +151,13 @@ def _commit(
         there = {file.rfilename for file in _branch_head(client, revision).siblings or []}
         gone = there - {name for name, _ in files} - {".gitattributes"}
         operations: list[Any] = [CommitOperationDelete(name, is_folder=False) for name in sorted(gone)]
+        if gone:
+            listed = ", ".join(sorted(gone)[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
+            logger.warning(
+                "%s has files that this classifier has not, which stay in its earlier commits alone: %s",
+                client.repo_id,
+                listed,
+            )
         operations += [CommitOperationAdd(name, source) for name, source in files]
         try:
             return client.api.create_commit(

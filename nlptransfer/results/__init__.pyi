@@ -6,6 +6,7 @@ from .audit import Audit as Audit
 from .audit import Finding as Finding
 from .audit import Section as Section
 from .audit import checked as checked
+from .audit import quoted as quoted
 from .comparison import CandidateResult as CandidateResult
 from .comparison import CandidateScore as CandidateScore
 from .comparison import ComparisonResult as ComparisonResult

@@ -12,6 +12,7 @@ import numpy as np
 from nlptransfer.data import Data, Labels, Split
 from nlptransfer.errors import RunFolderError, SettingError, nearest
 from nlptransfer.results import records
+from nlptransfer.results.figures import printable
 from nlptransfer.results.summaries import DataSummary
 from nlptransfer.results.tables import Shown, Table
 
@@ -37,6 +38,14 @@ DROPPED = DROPPABLE[:2]
 """Those whose rows are left out by default."""
 KINDS = (*QUESTIONS, "paraphrases")
 """Kinds of findings."""
+MOST_QUOTED = 120
+"""Characters of a text in an example."""
+
+
+def quoted(text: str) -> str:
+    """Return the beginning of a text on one line, in quotes: an example in a finding."""
+    line = " ".join(printable(text).split())
+    return f"“{line if len(line) <= MOST_QUOTED else f'{line[:MOST_QUOTED].rstrip()}…'}”"
 
 
 @dataclass(frozen=True)

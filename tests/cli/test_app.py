@@ -9,16 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from typer.main import get_command
 
 import nlptransfer
 from helpers.encoders import FILM_WORDS, make_film_base
 from nlptransfer import ComparisonResult, RunResult
 from nlptransfer.classifier.output import KINDS as OUTPUTS
-from nlptransfer.cli.app import main
-from nlptransfer.cli.terminal import show_comparison
+from nlptransfer.cli.app import app, main
+from nlptransfer.cli.options import GROUPS
 from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.results import DROPPABLE, KINDS
 from nlptransfer.routes import ROUTES
@@ -307,8 +307,16 @@ def test_help_ends_with_examples_whose_options_there_are(verb, command_line):
     examples = shown.partition("Examples:")[2].split("nlptransfer ")[1:]
     assert examples and all(example.startswith(verb) for example in examples), shown
     for example in examples:
+        # One line of a terminal of 80 characters.
+        assert len(f" nlptransfer {example.rstrip()}") < 80
         tried = command_line(main, *shlex.split(example.replace(">", "")), "--help")
         assert tried.code == 0 and "Usage: " in tried.out, tried.err
+
+
+def test_the_help_has_every_verb_in_a_group(command_line):
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(get_command(app).commands)
+    shown = command_line(main, "--help").out
+    assert [group for group in GROUPS if group not in shown] == [] and "Commands" not in shown
 
 
 CHOICES = {
@@ -383,14 +391,6 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
     assert last.startswith("error: ") and ERRORS[call] in last
     assert "Traceback" not in ended.err and ended.err.count("error: ") == 1
     assert not list(tmp_path.glob("own*"))
-
-
-def test_what_stands_in_brackets_is_shown(capsys):
-    rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
-    texts = {"metric": "accuracy", "recommendation": "none", "recommended": "full [mine]"}
-    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), first_run=lambda name: None, **texts))
-    shown = capsys.readouterr().out
-    assert "nlptransfer[offline]" in shown and "full [mine]" in shown
 
 
 @pytest.mark.parametrize("call", ["finetune", "predict one", "finetunes data", "predict a b --no-such-option"])

@@ -53,6 +53,7 @@ def test_no_command_imports_what_it_does_not_need(run, remarks_folder, tmp_path)
         ["compare", one_label], ["compare", rows, "--set", "learning_rate=-1", "--seeds", "2"],
         ["rank", one_label], ["rank", remarks_folder, "--sources", "gone.csv"], ["gap", remarks_folder, "gone.csv"],
         ["explain", tmp_path, "good"], ["push", tmp_path, "me/it"], ["export", tmp_path, "--to", "onnx"],
+        ["push", run.folder, "it"], ["report", tmp_path / "gone"],
         ["average", tmp_path, tmp_path, "--output-dir", "x"], ["audit", rows, "--label-column", "gone"],
         ["predict", run.folder, "gone.csv"], ["predict", run.folder, rows, "--text-column", "txt"],
         ["predict", run.folder, rows, "--output", "x.doc"], ["predict", tmp_path, rows],

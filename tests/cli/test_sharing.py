@@ -76,7 +76,9 @@ def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, c
     try:
         ended = command_line(main, "push", run.folder, "me/name", "--license", "mit", "--language", "en", *options)
         assert ended.code == 0, ended.err
-        assert ended.out.splitlines()[-1] == f"{hub.url}/me/name" and hub.is_private("me/name")
+        *_, next_step, url = ended.out.splitlines()
+        assert next_step.endswith(" | nlptransfer predict me/name -") and url == f"{hub.url}/me/name"
+        assert hub.is_private("me/name")
         card = ModelCard(hub.files("me/name")["README.md"].decode())
         loaded = Classifier.load("me/name")
     finally:
@@ -162,6 +164,14 @@ def test_one_on_the_hub_on_the_command_line(hub, words, remarks, tmp_path, comma
     rows = write_rows(tmp_path / "rows.jsonl", remarks)
     ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial", "--json")
     assert json.loads(ended.out)["accuracy"] == words.classifier.evaluate(rows)["accuracy"]
+
+
+def test_what_needs_no_classifier_is_said_before_torch_is_imported(words, monkeypatch, command_line):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("nlptransfer.classifier.push_saved", lambda *_, **__: pytest.fail("the classifier was opened"))
+    for name, expected in (("name", "expected the name of a repo"), ("me/name", "expected an access token")):
+        ended = command_line(main, "push", words.folder, name)
+        assert ended.code == 2 and expected in ended.err
 
 
 def test_a_dry_run_shows_all_and_sends_nothing(hub, words, command_line):

@@ -14,8 +14,8 @@ from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of
 from nlptransfer.classifier.parts import Part, PartState
 from nlptransfer.cli.app import main
 from nlptransfer.cli.log import visible
-from nlptransfer.cli.terminal import show_parts, show_runs
-from nlptransfer.results import Baseline, RunResult
+from nlptransfer.cli.terminal import NO_ROUTE, show_comparison, show_parts, show_runs
+from nlptransfer.results import Baseline, CandidateResult, CandidateScore, ComparisonResult, RunResult
 
 HOSTILE = "\x1b]0;mine\x07\x9b2J\u202egood\u2066\u200f\r\x08"
 
@@ -118,3 +118,28 @@ def test_runs_of_one_route_are_told_apart_by_what_differs(shown, tmp_path):
 def test_validation_rows_are_named_where_there_are_no_others(shown, tmp_path):
     run = result_of(tmp_path, split="validation", settings={"route": {"name": "full"}})
     assert shown(run)[0] == "remarks: scores on 60 validation rows"
+
+
+def comparison(folder: Path, recommended: str | None) -> ComparisonResult:
+    run = result_of(folder)
+    score, cost = CandidateScore(0.8, 0.01, (0.7, 0.9), (0.8,)), {"train_seconds": 2.0, "size_mb": 0.5}
+    candidates = (
+        *(
+            CandidateResult(name, name, status="finished", validation=0.8, test=score, cost=cost, seconds_of_run=61.5)
+            for name in ("majority", "tfidf", "probe")
+        ),
+        CandidateResult("full [mine]", "full", status="failed", reason="pip install 'nlptransfer[offline]'"),
+    )
+    found = ComparisonResult(
+        folder, run.data, {}, "accuracy", {}, {}, candidates, best="probe", recommended=recommended
+    )
+    return replace(found, recommendation="It is so.", made={name: (run,) for name in ("tfidf", "probe")})
+
+
+@pytest.mark.parametrize("recommended", ["probe", "tfidf", None])
+def test_a_comparison_without_a_trained_winner_says_what_to_do(recommended, tmp_path, capsys):
+    show_comparison(comparison(tmp_path, recommended))
+    shown = capsys.readouterr().out
+    assert "0.800 [0.700, 0.900]" in shown and "61.5" in shown and "It is so." in shown
+    assert "full [mine] failed: pip install 'nlptransfer[offline]'" in shown
+    assert (NO_ROUTE in shown) == (recommended != "probe")

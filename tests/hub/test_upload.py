@@ -132,7 +132,7 @@ def test_a_pull_request(logged_in, folder, repo_id):
     assert again is None or logged_in.commits(repo_id, "refs/pr/1")[:2] == [again.commit, pushed.commit]
 
 
-def test_files_that_are_gone_are_deleted_in_the_same_commit(logged_in, folder):
+def test_files_that_are_gone_are_deleted_in_the_same_commit(logged_in, folder, caplog):
     push(folder, REPO, CARD)
     logged_in.commit(REPO, {".gitattributes": b"*.bin filter=lfs\n", "from/elsewhere.txt": b"x"})
     before = logged_in.commits(REPO)
@@ -141,6 +141,8 @@ def test_files_that_are_gone_are_deleted_in_the_same_commit(logged_in, folder):
     assert logged_in.commits(REPO) == [pushed.commit, *before]
     kept = {name: WHOLE[name] for name in WHOLE if name != "sub/vocab.txt"}
     assert logged_in.files(REPO) == {**kept, ".gitattributes": b"*.bin filter=lfs\n"}
+    assert "me/films has files that this classifier has not" in caplog.text
+    assert caplog.text.rstrip().endswith(": from/elsewhere.txt, sub/vocab.txt")
 
 
 def test_nothing_new_makes_no_commit(logged_in, folder, caplog):
@@ -225,7 +227,10 @@ def test_no_token(hub, folder):
     ("options", "parts"),
     [
         ({"token": "hf_" + "z" * 34}, ("the hub does not know this token", "hf auth login")),
-        ({"repo_id": "other/films"}, ("the hub refuses (403: ", "rights to write to other/films")),
+        (
+            {"repo_id": "other/films"},
+            ("the hub refuses (403: ", "rights to write to other/films): check the owner's name"),
+        ),
         ({"card": CARD.replace("apache-2.0", "[1]")}, ("the hub refuses (ValueError: Invalid metadata", "license")),
     ],
     ids=["wrong token", "no right to the name", "a card that the hub does not take"],

@@ -16,7 +16,7 @@ from nlptransfer.classifier import as_cell, from_cell
 from nlptransfer.data import Split
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import read_json, write_json
-from nlptransfer.results.audit import _without
+from nlptransfer.results.audit import _without, quoted
 from nlptransfer.results.records import _read_table, write_table
 
 ODD = "=1+1\r\n\x00,\"'NA'\t\x1b[2J"
@@ -33,6 +33,11 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(loaded.frames[name], frame)
     assert loaded.sections["copies"].facts == made.sections["copies"].facts
     assert loaded.copies["text"][0].startswith(ODD) and (tmp_path / "copies.csv").read_bytes().count(b"\"'=1+1") == 10
+
+
+def test_an_example_is_the_beginning_of_a_text_as_people_quote_it() -> None:
+    assert quoted('I didn\'t say\n\t"yes".\x1b') == '“I didn\'t say "yes".”'
+    assert quoted("a" * 121) == f"“{'a' * 120}…”" and quoted("a" * 120) == f"“{'a' * 120}”"
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: not text.startswith("'"))))

@@ -7,7 +7,7 @@ import numpy as np
 from nlptransfer.data import few_rows
 from nlptransfer.errors import abridged
 from nlptransfer.experiments.auditing.rows import AuditRows
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ def _rare(rows: AuditRows, counts: np.ndarray) -> list[Finding]:
 def _text_of(rows: AuditRows, label: int) -> str:
     train = rows.data.train
     has = train.targets[:, label] > 0 if train.targets.ndim == 2 else train.targets == label
-    return f"{train.texts[int(has.argmax())]!r:.160}" if has.any() else "no row"
+    return quoted(train.texts[int(has.argmax())]) if has.any() else "no row"
 
 
 def _truncated(rows: AuditRows, lengths: "pd.DataFrame") -> list[Finding]:
@@ -98,7 +98,7 @@ def _truncated(rows: AuditRows, lengths: "pd.DataFrame") -> list[Finding]:
             "balance",
             round(train.truncated * train["rows"]),
             f"Texts of more than {rows.longest_read} tokens are not read whole: {shares}",
-            f"{len(longest):,} characters: {longest!r:.160}",
+            f"{len(longest):,} characters: {quoted(longest)}",
             'To read all of a text: long_text="windows"; its end too: "head_tail"; more of it: a larger max_length.',
         )
     ]

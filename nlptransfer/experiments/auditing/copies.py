@@ -10,7 +10,7 @@ import numpy as np
 from nlptransfer.data import KINDS, Copies, copies_of, folded, normalize
 from nlptransfer.evaluation import Neighbors, default_metric, predicted, score_interval
 from nlptransfer.experiments.auditing.rows import AuditRows
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +28,6 @@ PAIR = ["split", "row", "text", "label", "other_split", "other_row", "other_text
 _DIFFER = {"exact": "exactly", "folded": "but for case, spaces and punctuation", "near": "but for some words"}
 FEW = 20
 """Rows of which a score says nothing."""
-_QUOTED = 120
-"""Letters of a text in an example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +161,7 @@ def _example(every: _Every, copies: Copies, are: np.ndarray) -> str:
     # What differs tells more than what is the same, and is seen in a short text.
     place = min(np.flatnonzero(are).tolist(), key=lambda row: (-copies.kinds[row], len(every.texts[row])))
     pair = every.frame(np.array([place, copies.of[place]])).to_dict("records")
-    one, other = (f"{row['split']} {row['row']} ({row['label']}) {row['text']!r:.{_QUOTED}}" for row in pair)
+    one, other = (f"{row['split']} {row['row']} ({row['label']}) {quoted(row['text'])}" for row in pair)
     return f"{one} repeats {other}"
 
 
@@ -242,7 +240,7 @@ def _same_meaning(pairs: "pd.DataFrame", facts: Mapping[str, Any]) -> Finding:
         "paraphrases",
         len(pairs),
         f"{found} in other words (cosine of their features from {SAME_MEANING})",
-        f"{row.text!r:.{_QUOTED}} and {row.other_text!r:.{_QUOTED}} ({row.similarity:.2f})",
+        f"{quoted(row.text)} and {quoted(row.other_text)} ({row.similarity:.2f})",
         "Read the frame paraphrases; where one event or author comes twice, name a column that says so: group_column.",
     )
 
@@ -281,6 +279,6 @@ def _conflict(frame: "pd.DataFrame", rows: int) -> Finding:
         len(frame),
         f"{texts:,} {'texts have' if texts > 1 else 'text has'} different labels in different rows: "
         f"{len(frame):,} of {rows:,} rows outside of test ({len(frame) / rows:.1%})",
-        f"{group['text'].iloc[0]!r:.{_QUOTED}}: {labels}",
+        f"{quoted(group['text'].iloc[0])}: {labels}",
         "Decide which label is right, or leave out the rows that most of their text contradict: drop=conflicts.",
     )

@@ -11,7 +11,7 @@ from nlptransfer.errors import abridged
 from nlptransfer.evaluation import holm, wilson_interval
 from nlptransfer.experiments.auditing.rows import COMPONENTS, AuditRows
 from nlptransfer.models import Ngrams
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 from nlptransfer.transfer import chance_distance, proxy_a_distance
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _of_classifier(rows: AuditRows, name: str, found: dict[str, Any]) -> Finding
         name,
         f"A classifier tells {name} from train with an accuracy of {found['accuracy']:.3f} ({low:.3f} to "
         f"{high:.3f}) on held-out rows; splits of one kind of text stay below {found['chance']:.3f}",
-        f"{rows.data.splits[name].texts[0]!r:.120} and {rows.data.train.texts[0]!r:.120}",
+        f"{quoted(rows.data.splits[name].texts[0])} and {quoted(rows.data.train.texts[0])}",
     )
 
 
@@ -121,7 +121,7 @@ def _of_words(rows: AuditRows, name: str, found: Sequence[DriftingWord]) -> Find
         name,
         f"{len(found):,} {'word is' if len(found) == 1 else 'words are'} in another share of the {name} texts than "
         f"of the training texts, beyond chance: {named}",
-        f"{example!r:.160}",
+        quoted(example),
     )
 
 
@@ -176,5 +176,5 @@ def _of_lengths(rows: AuditRows, name: str, facts: dict[str, Any]) -> Finding | 
         name,
         f"Texts of {name} are {'longer' if longer > 0.5 else 'shorter'} than those of train: {medians[0]:.0f} and "
         f"{medians[1]:.0f} characters (medians); in {longer:.0%} of pairs that of {name} is the longer one",
-        f"{rows.data.splits[name].texts[int(np.argsort(other)[len(other) // 2])]!r:.160}",
+        quoted(rows.data.splits[name].texts[int(np.argsort(other)[len(other) // 2])]),
     )

@@ -4,13 +4,11 @@ from dataclasses import asdict
 
 from nlptransfer.data import Giveaway, giveaways_of
 from nlptransfer.experiments.auditing.rows import AuditRows
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 
 _WEB = ("an address", "a user name", "an HTML tag", "an HTML entity")
 SAID = 10
 """Most of them that are findings, the most suspicious; the frame has all."""
-_QUOTED = 160
-"""Letters of a text in an example."""
 
 
 def find_giveaways(rows: AuditRows) -> Section:
@@ -45,7 +43,7 @@ def _finding(rows: AuditRows, one: Giveaway) -> Finding:
             f"{one.rows:,} rows with it have this label, {one.recall:.1%} of the label's rows have it; by itself it "
             f"has an accuracy of {one.accuracy:.3f}, and always answering the most frequent {one.majority:.3f}"
         ),
-        example=f"{train.texts[one.example]!r:.{_QUOTED}}: {label}",
+        example=f"{quoted(train.texts[one.example])}: {label}",
         advice=_advice(one),
     )
 

@@ -11,7 +11,7 @@ from nlptransfer.data import Split
 from nlptransfer.errors import abridged
 from nlptransfer.evaluation import default_metric, estimated_joint, likely_errors, margins, measure, paired, predicted
 from nlptransfer.experiments.auditing.rows import FOLDS, AuditRows
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 from nlptransfer.training import Head
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _finding(frames: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> 
         f"{1 - len(frame) / judged:.0%} of all rows the label they have"
     )
     example = (
-        f"{first['text']!r:.200}: labeled {first['label']!r} ({first['probability']:.2f}), "
+        f"{quoted(first['text'])}: labeled {first['label']!r} ({first['probability']:.2f}), "
         f"suggested {first['suggested']!r} ({first['suggested_probability']:.2f})"
     )
     if low > 0:

@@ -8,7 +8,7 @@ import numpy as np
 from nlptransfer.data import ODD, unlike_others
 from nlptransfer.evaluation import isolated
 from nlptransfer.experiments.auditing.rows import AuditRows
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +60,6 @@ def _finding(frame: "pd.DataFrame", reason: str, count: int, of: int) -> Finding
         "outliers",
         count,
         f"{reason.capitalize()}: {count:,} of {of:,} rows outside of test ({count / of:.1%})",
-        f"{row['split']} {row['row']} ({row['label']}): {row['text']!r:.160}",
+        f"{row['split']} {row['row']} ({row['label']}): {quoted(row['text'])}",
         _ADVICE.get(reason, _ALONE),
     )

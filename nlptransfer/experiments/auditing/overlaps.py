@@ -6,7 +6,7 @@ import numpy as np
 
 from nlptransfer.evaluation import Separability, separability
 from nlptransfer.experiments.auditing.rows import AuditRows
-from nlptransfer.results import Finding, Section
+from nlptransfer.results import Finding, Section, quoted
 
 SHOWN = 50
 """Further pairs in the frame, the least separable first."""
@@ -72,7 +72,7 @@ def _finding(rows: AuditRows, found: Separability, labels_of_group: list[int]) -
             f"{', '.join(names[:-1])} and {names[-1]} are not separated: of two rows, one of each, heads know which "
             f"is which in {of_pairs.max():.0%} of the cases{' at most' * (len(of_pairs) > 1)}, by chance in 50%"
         ),
-        example=f"{train.texts[place]!r:.200}: labeled {names[1]}, but as well {names[0]}",
+        example=f"{quoted(train.texts[place])}: labeled {names[1]}, but as well {names[0]}",
         advice=(
             f"If they mean the same, merge them: label_mapping={json.dumps(mapping, ensure_ascii=False)}; "
             "else look for what should tell them apart."
