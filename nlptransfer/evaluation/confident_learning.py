@@ -50,18 +50,17 @@ def estimated_joint(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
 
 
 def likely_errors(joint: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Tell which labels are likely wrong, (n,): prune by noise rate (section 3.2 of the paper).
+    """Tell which labels are likely wrong, (n,): prune by class (section 3.2 of the paper).
 
-    Of the rows of each label those are named whose score of another one is the furthest above that of their own, as
-    many as the joint has of the two, see :func:`estimated_joint`; but no row whose own label has the best score.
-    Scores (n, k) are probabilities or their logarithms, and need not be those that the joint is of.
+    Of the rows of each label those of the least margin are named, as many as the joint has of this label in place of
+    any other one, see :func:`estimated_joint`; but no row whose own label has the best score. Scores (n, k) are
+    probabilities or their logarithms.
     """
+    margin, _ = margins(scores, targets)
     named = np.zeros(len(targets), bool)
-    counts = np.round(joint).astype(np.int64)
-    for label, of_label in enumerate(counts):
+    # Rounded once a label: of many labels, most pairs have less than half a row.
+    counts = np.round(joint.sum(axis=1) - joint.diagonal()).astype(np.int64)
+    for label, count in enumerate(counts):
         rows = np.flatnonzero(targets == label)
-        for other in np.flatnonzero(of_label):
-            if other != label:
-                lead = scores[rows, other] - scores[rows, label]
-                named[rows[np.argsort(-lead, kind="stable")[: of_label[other]]]] = True
-    return named & (margins(scores, targets)[0] < 0)
+        named[rows[np.argsort(margin[rows], kind="stable")[:count]]] = True
+    return named & (margin < 0)

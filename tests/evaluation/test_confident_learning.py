@@ -28,16 +28,10 @@ def test_as_cleanlab_does() -> None:
     """cleanlab 2.9.0 printed these, of the same rows, by
 
     get_confident_thresholds(y, p); compute_confident_joint(y, p, calibrate=False)
-    find_label_issues(y, p, filter_by="prune_by_noise_rate", return_indices_ranked_by="normalized_margin")
     """
     p, y, _ = noisy(120, 3, 0.3, 7)
     assert class_thresholds(p, y).round(6).tolist() == [0.623841, 0.612729, 0.614608]
     assert confident_joint(p, y).tolist() == [[21, 2, 3], [2, 24, 5], [0, 5, 24]]
-    named = np.flatnonzero(named_of(p, y))
-    ranked = named[np.argsort(margins(p, y)[0][named])]
-    assert ranked.tolist() == [
-        *(113, 36, 119, 38, 29, 23, 54, 98, 7, 52, 59, 30, 68, 19, 103, 39, 9, 82, 43, 73, 4, 86, 60)
-    ]
     # Calibrated to whole rows there: [[27, 3, 4], [3, 36, 7], [0, 7, 33]].
     assert np.abs(estimated_joint(p, y) - [[27, 3, 4], [3, 36, 7], [0, 7, 33]]).max() < 0.5
 
@@ -75,10 +69,12 @@ def test_probabilities_that_are_right_give_back_the_joint() -> None:
     assert (named_of(p, given) == (given != true)).all()
 
 
-def test_labels_made_wrong_are_named() -> None:
-    p, given, true = noisy(4000, 5, 0.25, 1, signal=3.5)
+@pytest.mark.parametrize("labels", [5, 100])
+def test_labels_made_wrong_are_named(labels: int) -> None:
+    """Of 100 labels too, where two of them are in each other's place less than once."""
+    p, given, true = noisy(4000, labels, 0.25, 1, signal=3.5 if labels == 5 else 6.0)
     named, wrong = named_of(p, given), given != true
-    assert (named & wrong).sum() / named.sum() > 0.9 and (named & wrong).sum() / wrong.sum() > 0.75
+    assert (named & wrong).sum() / named.sum() > 0.95 and (named & wrong).sum() / wrong.sum() > 0.9
     joint = estimated_joint(p, given)
     assert 1 - np.trace(joint) / 4000 == pytest.approx(wrong.mean(), abs=0.03)
 
@@ -93,9 +89,9 @@ def test_whatever_the_rows(rows: int, labels: int, seed: int) -> None:
     assert (other != given).all() and (np.abs(margin) <= 1).all()
     named = named_of(p, given)
     assert (margin[named] < 0).all()
-    # Of two labels the least margins are named.
-    if labels == 2:
-        for label in (0, 1):
-            of_label = given == label
-            least, most = margin[of_label & ~named], margin[of_label & named]
-            assert not len(least) or not len(most) or most.max() <= least.min()
+    # The least margins of each label are named, as many as the joint has of others there.
+    for label, expected in enumerate(joint.sum(axis=1) - joint.diagonal()):
+        of_label = given == label
+        least, most = margin[of_label & ~named], margin[of_label & named]
+        assert len(most) == min(round(expected), (margin[of_label] < 0).sum())
+        assert not len(least) or not len(most) or most.max() <= least.min()

@@ -124,9 +124,9 @@ def _of_one(rows: AuditRows, judged: np.ndarray) -> Doubts:
     targets, known = rows.data.train.targets, np.flatnonzero(judged)
     places = np.flatnonzero(judged[targets])
     given = np.searchsorted(known, targets[places])
-    first, p = (_of_labels(one[places], known) for one in (rows.out_of_fold, rows.reweighted))
+    p = _of_labels(rows.reweighted[places], known)
     margin, other = margins(np.log(p), given)
-    joint = estimated_joint(first, given)
+    joint = estimated_joint(p, given)
     is_error = likely_errors(joint, np.log(p), given)
     return Doubts(
         places=places,
