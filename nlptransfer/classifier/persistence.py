@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlptransfer.data import NORMALIZATIONS, Labels
-from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.errors import DataError, RunFolderError, SettingError, abridged
 from nlptransfer.files import content_stamp, file_hash, named_path, read_json, without_leftovers, write_json
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _STAMP = "sha256"
 """Key of the hash of all other content."""
+_MOST_LISTED = 3
+"""Classifiers of a folder that an error names."""
 _FIELDS: dict[str, Any] = {
     "route": str,
     "settings": dict[str, Any],
@@ -195,9 +197,12 @@ def saved_folder(folder: Path) -> Path:
     for place in _places(folder):
         if (place / RECORD).exists():
             return place
+    # A comparison has those of its candidates.
+    inside = sorted(str(place.parents[1]) for depth in ("*", "*/*") for place in folder.glob(f"{depth}/model/{RECORD}"))
+    listed = f": give one that is in it: {abridged(inside, _MOST_LISTED)}" if inside else ""
     raise RunFolderError(
-        f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder, its model folder or a hub "
-        "id (owner/name)"
+        f"{folder}: expected a saved classifier, found no {RECORD}"
+        + (listed or ": give a run's folder, its model folder or a hub id (owner/name)")
     )
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -448,6 +449,16 @@ def test_loading_what_is_no_classifier(tmp_path):
     for place in (tmp_path, tmp_path / "nowhere", tmp_path / "config.json"):
         with pytest.raises(RunFolderError, match=r"expected a saved classifier, found no nlptransfer\.json"):
             Classifier.load(place)
+
+
+def test_a_folder_of_several_classifiers_says_where_they_are(several, tmp_path):
+    """As that of a comparison has those of its candidates."""
+    for name in ("probe-0", "lora-0"):
+        several.save_pretrained(tmp_path / "candidates" / name / "model")
+    runs = [str(tmp_path / "candidates" / name) for name in ("lora-0", "probe-0")]
+    with pytest.raises(RunFolderError, match=re.escape(f"give one that is in it: {', '.join(runs)}")):
+        Classifier.load(tmp_path)
+    assert Classifier.load(runs[0]).labels == several.labels
 
 
 def test_the_pipeline_of_transformers_gives_the_same(run, several, remarks, tickets, tmp_path):
