@@ -6,7 +6,8 @@
 A share of the training labels is replaced by other ones at random; validation and test rows stay as they are. Precision
 at k is the share of wrong labels among the k rows of least margin, k being how many are wrong; named are those that
 an audit would leave out. A route is trained on the wrong labels, without the rows named, and on the right labels, each
-draw with its seed. What is done lies in the folder, and the same command goes on.
+draw with its seed. What is done lies in the folder, and the same command goes on. --also trains on the rows alone whose
+labels are right, which is the most that leaving out can do, or gives the rows named the labels that are suggested.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def named(data: Data, wrong: np.ndarray, file: Path) -> dict[str, Any]:
         "precision": float(wrong[is_named].mean()),
         "recall": float(wrong[is_named].sum() / wrong.sum()),
         "places": is_named.tolist(),
+        "suggested": doubts.suggested[doubts.is_error].tolist(),
     }
     write_json(file, found)
     return found
@@ -89,32 +91,39 @@ def found(data: Data, rate: float, draws: int, folder: Path) -> list[dict[str, A
     return each
 
 
-def effects(data: Data, route: str, rate: float, each: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Print the accuracy on test by wrong labels, without the rows named, and by right labels."""
-    runs: dict[str, list[np.ndarray]] = {"wrong": [], "without": [], "right": []}
+def effects(
+    data: Data, route: str, rate: float, each: Sequence[dict[str, Any]], folder: Path, also: Sequence[str]
+) -> None:
+    """Print the accuracy on test by wrong labels, without the rows named, by right labels, and what else is asked."""
+    kinds = ["wrong", "without", "right", *also]
+    runs: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for draw, one in enumerate(each):
-        noisy, _ = flipped(data, rate, draw)
-        kept = np.ones(len(noisy.train), bool)
-        kept[one["places"]] = False
-        place = folder / route
-        trainings = {
-            "wrong": (noisy.train, place / f"{rate:g}-{draw}-wrong"),
-            "without": (noisy.train.take(kept), place / f"{rate:g}-{draw}-without"),
-            "right": (data.train, place / f"{draw}-right"),
-        }
-        for kind, (train, at) in trainings.items():
+        for kind in kinds:
+            at = folder / route / (f"{draw}-right" if kind == "right" else f"{rate:g}-{draw}-{kind}")
+            train = learned_from(kind, data, rate, draw, one)
             runs[kind].append(trained(data, train, route, draw, at).predictions["test"].predicted)
-    metric, targets = "accuracy", data.test.targets
+    targets = data.test.targets
     scores = {kind: np.mean([(one == targets).mean() for one in some]) for kind, some in runs.items()}
-    loss = paired(targets, runs["right"], runs["wrong"], data.labels, metric)
-    gain = paired(targets, runs["without"], runs["wrong"], data.labels, metric)
-    intervals = [f"{one.difference:+.3f} [{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]" for one in (loss, gain)]
-    share = f"{gain.difference / loss.difference:.0%}" if loss.interval[0] > 0 else ""
-    numbers = " | ".join(f"{scores[kind]:.3f}" for kind in runs)
-    print(
-        f"| {folder.name} | {route} | {rate:.0%} | {len(each)} | {numbers} | {' | '.join(intervals)} | {share} |",
-        flush=True,
+    loss, *gains = (
+        paired(targets, runs[kind], runs["wrong"], data.labels, "accuracy") for kind in ("right", "without", *also)
     )
+    intervals = [f"{one.difference:+.3f} [{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]" for one in (loss, *gains)]
+    shares = [f"{gain.difference / loss.difference:.0%}" if loss.interval[0] > 0 else "" for gain in gains]
+    numbers = " | ".join(f"{score:.3f}" for score in scores.values())
+    cells = [numbers, *intervals, *shares]
+    print(f"| {folder.name} | {route} | {rate:.0%} | {len(each)} | {' | '.join(cells)} |", flush=True)
+
+
+def learned_from(kind: str, data: Data, rate: float, draw: int, found: dict[str, Any]) -> Split:
+    """Return the training rows of a kind."""
+    noisy, wrong = flipped(data, rate, draw)
+    if kind == "without":
+        wrong = np.isin(np.arange(len(wrong)), found["places"])
+    if kind in ("without", "clean"):
+        return noisy.train.take(~wrong)
+    if kind == "suggested":
+        noisy.train.targets[found["places"]] = found["suggested"]
+    return data.train if kind == "right" else noisy.train
 
 
 def main() -> None:
@@ -123,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[0.25, 0.1], help="shares of labels made wrong")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--routes", nargs="*", default=[], help="what is trained; none: nothing")
+    parser.add_argument("--also", nargs="*", default=[], choices=["clean", "suggested"], help="what is trained too")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/audit_labels"))
     options = parser.parse_args()
     sets = {folder.name: loaded(folder) for folder in options.data}
@@ -135,11 +145,14 @@ def main() -> None:
     }
     if not options.routes:
         return
-    print("\n| data | route | rate | draws | wrong | without | right | loss | gain | back |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    gained = ["without", *options.also]
+    columns = ["wrong", "without", "right", *options.also, "loss", *(f"gain, {kind}" for kind in gained)]
+    columns += [f"back, {kind}" for kind in gained]
+    print(f"\n| data | route | rate | draws | {' | '.join(columns)} |")
+    print("|---|---|---:|---:|" + "---:|" * len(columns))
     for route in options.routes:
         for (name, rate), draws in each.items():
-            effects(sets[name], route, rate, draws, options.output_dir / name)
+            effects(sets[name], route, rate, draws, options.output_dir / name, options.also)
 
 
 if __name__ == "__main__":
