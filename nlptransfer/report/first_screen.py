@@ -135,11 +135,12 @@ def of_audit(audit: Audit) -> FirstScreen:
     """Return the first screen of an audit, whose table of answers follows it."""
     seen = audit.base or "TF-IDF in place of an encoder: texts are alike only where their words are"
     found = [name for name, section in audit.sections.items() if section.findings]
-    dropped, (data, *read) = [name for name in found if name in DROPPABLE], _read_again(audit.repeat) or [""]
+    dropped = [name for name in found if name in DROPPABLE and audit.sections[name].advises_drop]
+    data, *read = _read_again(audit.repeat) or [""]
     commands = []
     if data and dropped:
         words = ["nlptransfer", "audit", data, *read, "--clean-to", "cleaned", "--drop", ",".join(dropped)]
-        commands.append(("Look at these rows below, and leave out what is wrong", shlex.join(words)))
+        commands.append(("Look at these rows below, and leave them out", shlex.join(words)))
     if data:
         commands.append(("Train a classifier", shlex.join(["nlptransfer", "finetune", data, *read])))
     said = f"something was found: {', '.join(found)}".replace("_", " ") if found else "nothing was found"

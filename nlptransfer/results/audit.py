@@ -77,6 +77,11 @@ class Section:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """numbers that a report shows (thresholds, scores with intervals), as JSON has them"""
 
+    @property
+    def advises_drop(self) -> bool:
+        """Whether a finding advises to leave rows out, which costs score where they are merely hard."""
+        return any(f"drop={self.name}" in finding.advice for finding in self.findings)
+
 
 class _Frame:
     """A frame of an audit, as an attribute that bears its name."""

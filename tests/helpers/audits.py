@@ -32,7 +32,7 @@ def made_audit(
     copies = pd.DataFrame(places).assign(share=[0.1234, np.nan, *[1.0] * (len(places) - 2)])
     frames = {name: {name: copies.head(0)} for name in QUESTIONS}
     frames["copies"] = {"copies": copies, "paraphrases": pd.DataFrame({"text": [text], "cosine": [0.97]})}
-    found = Finding("copies", 7, f"7 rows repeat {text}", text, f"Drop them: {text}")
+    found = Finding("copies", 7, f"7 rows repeat {text}", text, f"Drop them, drop=copies: {text}")
     sections = {
         name: Section(name, (found,) if name == "copies" else (), frames[name], {"threshold": 0.5, "scores": {"a": 1}})
         for name in QUESTIONS
