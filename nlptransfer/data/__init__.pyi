@@ -30,6 +30,7 @@ from .outliers import ODD as ODD
 from .outliers import unlike_others as unlike_others
 from .quality import data_warnings as data_warnings
 from .quality import few_rows as few_rows
+from .quality import percentage as percentage
 from .reading import open_source as open_source
 from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables

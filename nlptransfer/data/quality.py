@@ -176,5 +176,10 @@ def _repeated(keys: np.ndarray) -> Iterator[_Warning]:
 
 
 def _counted(count: int, all_: int, what: str) -> tuple[float, str]:
+    return count / all_, f"{count:,} of the {all_:,} {what} ({percentage(count, all_)}) are"
+
+
+def percentage(count: int, all_: int) -> str:
+    """Write a share in percent, of one of many as "under 0.1%"."""
     share = count / all_
-    return share, f"{count:,} of the {all_:,} {what} ({f'{share:.1%}' if share >= 0.0005 else 'under 0.1%'}) are"
+    return f"{share:.1%}" if share >= 0.0005 or not count else "under 0.1%"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlptransfer.data.dataset import Data, DataSettings, load_data
-from nlptransfer.data.quality import data_warnings
+from nlptransfer.data.quality import data_warnings, percentage
 from nlptransfer.data.terms import words_of
 
 DROP = "nlptransfer audit DATA --clean-to FILE --drop"
@@ -161,6 +161,13 @@ def test_nothing_but_what_reading_said_is_known_of_no_rows():
     data = load_data(CLEAN)
     none = data.train.take([])
     assert data_warnings(Data("none", data.labels, none, none, none, data.test, warnings=("said",))) == ["said"]
+
+
+@pytest.mark.parametrize(
+    ("count", "all_", "written"), [(0, 9, "0.0%"), (3, 10_001, "under 0.1%"), (1, 2000, "0.1%"), (1, 3, "33.3%")]
+)
+def test_a_share_of_some_rows_is_never_none(count, all_, written):
+    assert percentage(count, all_) == written
 
 
 def test_little_is_said_last():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data import KINDS, Copies, copies_of, folded, normalize
+from nlptransfer.data import KINDS, Copies, copies_of, folded, normalize, percentage
 from nlptransfer.evaluation import Neighbors, default_metric, predicted, score_interval
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.results import Finding, Section, quoted
@@ -60,7 +60,7 @@ class _Every:
     def share(self, are: np.ndarray, name: str) -> str:
         """Write how many rows of a split are so."""
         count, every = int((are & self.of(name)).sum()), int(self.of(name).sum())
-        return f"{count:,} of {every:,} {'training' if name == 'train' else name} rows ({count / every:.1%})"
+        return f"{count:,} of {every:,} {'training' if name == 'train' else name} rows ({percentage(count, every)})"
 
     def frame(self, places: np.ndarray) -> "pd.DataFrame":
         """Return the rows at some places, in their order."""
@@ -278,7 +278,7 @@ def _conflict(frame: "pd.DataFrame", rows: int) -> Finding:
         "conflicts",
         len(frame),
         f"{texts:,} {'texts have' if texts > 1 else 'text has'} different labels in different rows: "
-        f"{len(frame):,} of {rows:,} rows outside of test ({len(frame) / rows:.1%})",
+        f"{len(frame):,} of {rows:,} rows outside of test ({percentage(len(frame), rows)})",
         f"{quoted(group['text'].iloc[0])}: {labels}",
         "Decide which label is right, or leave out the rows that most of their text contradict: drop=conflicts.",
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data import Split
+from nlptransfer.data import Split, percentage
 from nlptransfer.errors import abridged
 from nlptransfer.evaluation import default_metric, estimated_joint, likely_errors, margins, measure, paired, predicted
 from nlptransfer.experiments.auditing.rows import FOLDS, AuditRows
@@ -75,7 +75,7 @@ def _finding(frames: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> 
     (low, high), difference = effect["interval"], effect["difference"]
     confusion = frames["label_confusions"].iloc[0]
     sentence = (
-        f"{count:,} of {judged:,} training labels ({count / judged:.1%}) are likely wrong, most often "
+        f"{count:,} of {judged:,} training labels ({percentage(count, judged)}) are likely wrong, most often "
         f"{confusion['label']!r} in place of {confusion['suggested']!r}; without these rows {effect['metric']} on "
         f"{effect['rows']:,} held-out rows is {effect['score']:.3f} instead of {effect['score_of_all']:.3f} "
         f"({difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}). Heads that have not seen them give "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data import ODD, unlike_others
+from nlptransfer.data import ODD, percentage, unlike_others
 from nlptransfer.evaluation import isolated
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.results import Finding, Section, quoted
@@ -59,7 +59,7 @@ def _finding(frame: "pd.DataFrame", reason: str, count: int, of: int) -> Finding
     return Finding(
         "outliers",
         count,
-        f"{reason.capitalize()}: {count:,} of {of:,} rows outside of test ({count / of:.1%})",
+        f"{reason.capitalize()}: {count:,} of {of:,} rows outside of test ({percentage(count, of)})",
         f"{row['split']} {row['row']} ({row['label']}): {quoted(row['text'])}",
         _ADVICE.get(reason, _ALONE),
     )
