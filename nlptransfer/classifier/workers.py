@@ -161,8 +161,9 @@ class _Worker:
             self.tell(_Event(number, share=1.0))
             return True
         with claims.claimed(part.claim) as claim:
-            # It may have been done before it was claimed: then that is seen the next time.
-            return claim is not None and self.plan.state(part).status != "done" and self._predict(number, claim)
+            # It may have been done, or have failed, before it was claimed: then that is seen the next time.
+            is_over = self.plan.state(part).status == "done" or self.plan.failure(part) != failure
+            return claim is not None and not is_over and self._predict(number, claim)
 
     def _predict(self, number: int, claim: Claim) -> bool:
         part, texts, expected = self.plan.parts[number], 0, 0.0

@@ -439,6 +439,22 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog,
     assert [state.status for state in predict_parts(run.folder, folder, out)] == ["done"] * 4
 
 
+def test_what_fails_just_before_it_is_claimed_is_not_tried_again(run, folder, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", claims.Claims.claimed
+
+    def late(self, place):
+        plan = parts_of_plan.plan_parts(run.folder, folder, out)
+        (part,) = [one for one in plan.parts if one.claim == place]
+        if part.output.name == "part-1.parquet" and plan.failure(part) is None:
+            plan.mark_failed(part, DataError("it is broken"))
+        return real(self, place)
+
+    monkeypatch.setattr(claims.Claims, "claimed", late)
+    states = predict_parts(run.folder, folder, out)
+    assert [state.status for state in states] == ["done", "failed", "done", "done"]
+    assert not (out / "part-1.parquet").exists()
+
+
 def test_a_part_that_another_has_taken_over_is_left_to_it(run, folder, tmp_path, monkeypatch, caplog):
     out, real = tmp_path / "out", Classifier._of_texts
 

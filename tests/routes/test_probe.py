@@ -312,8 +312,8 @@ def test_features_of_a_run_that_was_killed_twice(base: str, tmp_path: Path, long
     for found in both:
         np.testing.assert_array_equal(found["features"].view(np.uint8), whole["features"].view(np.uint8))
     passed = [int(found["passed"]) for found in both]
-    # One that begins late has nothing left to do.
-    assert 0 < max(passed) < whole["passed"]
+    # The first to end went on; the other has nothing left to do, or does all where the parts are gone before its turn.
+    assert 0 < min(filter(None, passed)) < whole["passed"]
     said = "".join(place.with_suffix(".log").read_text() for place in out)
     assert len(parts) >= 3 and 1 <= said.count("is damaged, and is made anew") == len(said.splitlines()) <= 2
     assert [len([*(home / "nlptransfer" / "features").iterdir()]) for home in homes] == [1, 1]
